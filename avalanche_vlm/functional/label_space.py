@@ -1,0 +1,106 @@
+"""Label spaces: which classes count in a loss or a prediction, chosen by column.
+
+A classifier returns finite logits for every named class. Masking columns with a large negative
+number is not equivalent to leaving them out (label smoothing, distillation and importance
+estimates see the number), so a space is a set of columns that is indexed.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from avalanche_vlm._checks import check_choice, wrong_value
+
+LabelSpace = Literal["seen", "all", "experience", "dataset"]
+LABEL_SPACES: tuple[LabelSpace, ...] = get_args(LabelSpace)
+
+
+def label_space_columns(
+    space: LabelSpace,
+    *,
+    class_count: int,
+    seen: Tensor | None = None,
+    current: Tensor | None = None,
+    dataset_of_class: Tensor | None = None,
+) -> Tensor:
+    """Return the sorted class ids (K,) that belong to a label space.
+
+    ========== =================================================================================
+    space      classes
+    ========== =================================================================================
+    seen       those trained on so far
+    all        every named class
+    experience those of the current experience
+    dataset    every class of the data sets that the current experience's classes belong to
+    ========== =================================================================================
+
+    Args:
+        space: one of the four names.
+        class_count: number C of named classes.
+        seen: bool (C,), the classes trained on so far; needed for ``"seen"``.
+        current: int64 (K,), class ids of the current experience; needed for the last two spaces.
+        dataset_of_class: int64 (C,), an id of the data set of each class; None if there is one.
+
+    Raises:
+        ValueError: ``space`` is unknown, or what it needs is missing.
+
+    >>> label_space_columns("seen", class_count=4, seen=torch.tensor([True, False, True, False]))
+    tensor([0, 2])
+    """
+    check_choice("space", space, LABEL_SPACES)
+    if space == "all":
+        return torch.arange(class_count)
+    if space == "seen":
+        if seen is None:
+            raise wrong_value("seen", "given for the space 'seen'", None)
+        return seen.nonzero().flatten().cpu()
+    if current is None:
+        raise wrong_value("current", f"given for the space {space!r}", None)
+    current = current.unique().cpu()
+    if space == "experience":
+        return current
+    if dataset_of_class is None:
+        return torch.arange(class_count)
+    return torch.isin(dataset_of_class, dataset_of_class[current]).nonzero().flatten()
+
+
+def columns_with_labels(columns: Tensor, targets: Tensor) -> Tensor:
+    """Return the sorted union of ``columns`` (K,) and the labels present in ``targets`` (B,)."""
+    return torch.cat([columns.to(targets.device), targets]).unique()
+
+
+def label_space_cross_entropy(
+    logits: Tensor, targets: Tensor, columns: Tensor, *, label_smoothing: float = 0.0
+) -> Tensor:
+    r"""Cross-entropy over a subset of the columns.
+
+    .. math:: L = -\frac1B \sum_i \log \frac{e^{z_{i,y_i}}}{\sum_{c \in S} e^{z_{i,c}}}
+
+    where S is the union of ``columns`` and the labels in the batch, so that the loss is finite
+    for replayed classes too. Label smoothing spreads its mass over S only.
+
+    Args:
+        logits: (B, C), finite, over all named classes.
+        targets: int64 (B,).
+        columns: int64 (K,), the class ids of the label space.
+        label_smoothing: mass in [0, 1) spread evenly over S.
+
+    Returns:
+        A scalar.
+    """
+    space = columns_with_labels(columns, targets)
+    return F.cross_entropy(
+        logits[:, space], torch.searchsorted(space, targets), label_smoothing=label_smoothing
+    )
+
+
+def label_space_predictions(logits: Tensor, columns: Tensor) -> Tensor:
+    """Return the class id (B,) with the largest logit among ``columns`` (K,); −1 if K is 0."""
+    if columns.numel() == 0:
+        return torch.full((len(logits),), -1, device=logits.device)
+    columns = columns.to(logits.device)
+    return columns[logits[:, columns].argmax(dim=1)]

@@ -1,0 +1,98 @@
+"""Class names: an ordered list without duplicates, one name per class id."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+from avalanche_vlm._checks import wrong_type, wrong_value
+
+
+def normalize_text(text: str) -> str:
+    """Return ``text`` in lower case with runs of white space folded, as CLIP tokenizers read it.
+
+    >>> normalize_text("  Siamese   Cat ")
+    'siamese cat'
+    """
+    return " ".join(text.lower().split())
+
+
+@dataclass(frozen=True)
+class ClassNames(Sequence[str]):
+    """The names of all classes of a benchmark, by class id.
+
+    Args:
+        names: one name per class id, in the order of the ids. Two names that differ only in case
+            or white space count as duplicates, because a tokenizer cannot tell them apart.
+        datasets: the data set that each class belongs to, for streams over several data sets
+            (the label space ``"dataset"``); empty if all classes belong to one.
+
+    Raises:
+        TypeError: a name is not text.
+        ValueError: no name, an empty name, a duplicate, or ``datasets`` of another length.
+
+    >>> names = ClassNames(["cat", "dog"])
+    >>> names[1], len(names)
+    ('dog', 2)
+    """
+
+    names: tuple[str, ...]
+    datasets: tuple[str, ...] = ()
+
+    def __init__(self, names: Iterable[str], datasets: Iterable[str] = ()) -> None:
+        if isinstance(names, str):
+            raise wrong_type("class_names", "a list of names", names, "Wrap a single name in a list.")
+        object.__setattr__(self, "names", tuple(names))
+        object.__setattr__(self, "datasets", tuple(datasets))
+        if not self.names:
+            raise wrong_value("class_names", "at least one name", "an empty list")
+        seen: dict[str, int] = {}
+        for index, name in enumerate(self.names):
+            if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise wrong_type(f"class_names[{index}]", "text", name)
+            key = normalize_text(name)
+            if not key:
+                raise wrong_value(f"class_names[{index}]", "a name", repr(name))
+            if key in seen:
+                raise wrong_value(
+                    "class_names",
+                    "names without duplicates (up to case and white space)",
+                    f"{name!r} for class {index} and {self.names[seen[key]]!r} for class {seen[key]}",
+                    "Give one of them a name that tells it apart.",
+                )
+            seen[key] = index
+        if self.datasets and len(self.datasets) != len(self.names):
+            raise wrong_value(
+                "datasets",
+                f"one entry per class ({len(self.names)})",
+                f"{len(self.datasets)} entries",
+            )
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[str, ...]: ...
+    def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
+        return self.names[index]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __eq__(self, other: Any) -> bool:
+        if isinstance(other, ClassNames):
+            return self.names == other.names and self.datasets == other.datasets
+        return NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((self.names, self.datasets))
+
+    def check_count(self, expected: int, what: str) -> None:
+        """Raise `ValueError` unless there are ``expected`` names for ``what``."""
+        if len(self) != expected:
+            raise wrong_value(
+                "class_names",
+                f"{expected} names, one for each class of {what}",
+                f"{len(self)} names",
+                "Name every class once, in the order of the class ids.",
+            )
