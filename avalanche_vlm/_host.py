@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from avalanche_vlm._checks import wrong_value
+from avalanche_vlm._checks import wrong_type, wrong_value
+from avalanche_vlm.functional.label_space import LabelSpace, label_space_columns
 
 
 def experience_classes(experience: Any) -> Tensor:
@@ -27,3 +28,52 @@ def experience_classes(experience: Any) -> Tensor:
             "Leave it out of the stream, or look at how the benchmark was split.",
         )
     return torch.tensor(sorted(int(label) for label in dataset.targets.uniques))
+
+
+def strategy_columns(strategy: Any, space: LabelSpace, class_count: int) -> Tensor:
+    """Return the class ids (K,) of a label space for the experience that a strategy is at.
+
+    Args:
+        strategy: its ``model`` says which classes were seen and which data set each belongs to.
+        space: the label space.
+        class_count: number C of columns of the model's logits.
+
+    Raises:
+        TypeError: the model does not know what the space needs.
+    """
+    if space == "all":
+        return label_space_columns("all", class_count=class_count)
+    if space == "seen":
+        return label_space_columns("seen", class_count=class_count, seen=_classes_seen(strategy.model))
+    return label_space_columns(
+        space,
+        class_count=class_count,
+        current=experience_classes(strategy.experience),
+        dataset_of_class=_dataset_of_class(strategy.model) if space == "dataset" else None,
+    )
+
+
+def _classes_seen(model: Any) -> Tensor:
+    seen = getattr(model, "classes_seen", None)
+    if not isinstance(seen, Tensor):
+        raise wrong_type(
+            "strategy.model",
+            "a model with a bool tensor `classes_seen` (C,), for the label space 'seen'",
+            model,
+            "Use CLIPClassifier, or the label space 'all' or 'experience'.",
+        )
+    return seen
+
+
+def _dataset_of_class(model: Any) -> Tensor | None:
+    """Return an id of the data set of each class (C,), or None if all belong to one."""
+    datasets = getattr(getattr(model, "class_names", None), "datasets", None)
+    if datasets is None:
+        raise wrong_type(
+            "strategy.model",
+            "a model with named classes (`class_names.datasets`), for the label space 'dataset'",
+            model,
+            "Use CLIPClassifier and call set_classes, or the label space 'experience'.",
+        )
+    ids = {name: index for index, name in enumerate(dict.fromkeys(datasets))}
+    return torch.tensor([ids[name] for name in datasets]) if datasets else None

@@ -1,0 +1,90 @@
+"""A class-incremental benchmark from folders of images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from avalanche.benchmarks.scenarios.deprecated.new_classes import NCScenario
+from typing_extensions import Unpack
+
+from avalanche_vlm._checks import wrong_value
+from avalanche_vlm.benchmarks.class_folders import (
+    AnyPath,
+    LabelledFiles,
+    class_folders,
+    names_of_folders,
+    read_class_folders,
+)
+from avalanche_vlm.benchmarks.class_incremental import ClassIncrementalArguments, class_incremental
+from avalanche_vlm.benchmarks.stratified_split import stratified_split
+
+DEFAULT_TEST_FRACTION = 0.2
+
+
+def folder_benchmark(
+    train: AnyPath,
+    test: AnyPath | None = None,
+    *,
+    class_names: Sequence[str] | Mapping[str, str] | None = None,
+    test_fraction: float | None = None,
+    split_seed: int = 0,
+    **stream: Unpack[ClassIncrementalArguments],
+) -> NCScenario:
+    """Return a class-incremental benchmark from your own images, in one folder per class.
+
+    Class ids follow the sorted names of the class folders. Images are read when they are needed and
+    come as PIL images, so a transform is needed: ``train_transform=model.train_transform,
+    eval_transform=model.eval_transform``.
+
+    Args:
+        train: a folder with one folder of images per class; images may lie deeper, and hidden
+            folders do not count.
+        test: the same for the test stream, with the same class folders. Without it ``train`` is
+            split.
+        class_names: one name per class folder, as a list in the order of the sorted folders or as a
+            mapping from folder to name. By default the folder's own name, without a number in front
+            and with spaces for underscores: ``"000_golden_retriever"`` is named "golden retriever".
+        test_fraction: where there is no ``test``, the share of each class that is kept for testing
+            (0.2 if left out).
+        split_seed: seed of that split; the same folders and seed give the same split everywhere.
+        **stream: how the classes are dealt out: see `ClassIncrementalArguments`.
+
+    Returns:
+        The host's ``nc_benchmark`` over these images.
+
+    Raises:
+        TypeError: an argument is of a wrong type.
+        ValueError: no such folder, no class folders, a class folder without images, class folders
+            that differ between ``train`` and ``test``, names that do not fit the folders, a class
+            with too few images to be split, or classes that cannot be dealt out as asked.
+
+    Example::
+
+        benchmark = folder_benchmark(
+            "pets", n_experiences=4,
+            train_transform=model.train_transform, eval_transform=model.eval_transform,
+        )
+    """
+    folders = class_folders(train, "train")
+    names = names_of_folders(folders, class_names)
+    train_files = read_class_folders(train, folders, "train")
+    if test is None:
+        train_files, test_files = split_files(train_files, folders, test_fraction, split_seed)
+    elif test_fraction is not None:
+        raise wrong_value("test_fraction", "left out where `test` is given", test_fraction)
+    else:
+        test_files = read_class_folders(test, folders, "test")
+    return class_incremental(train_files, test_files, names, **stream)
+
+
+def split_files(
+    files: LabelledFiles, folders: Sequence[str], test_fraction: float | None, split_seed: int
+) -> tuple[LabelledFiles, LabelledFiles]:
+    """Return a train and a test part with the same share of every class."""
+    train, test = stratified_split(
+        files.targets,
+        test_fraction=DEFAULT_TEST_FRACTION if test_fraction is None else test_fraction,
+        split_seed=split_seed,
+        class_labels=folders,
+    )
+    return files.subset(train), files.subset(test)

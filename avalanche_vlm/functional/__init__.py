@@ -1,0 +1,41 @@
+"""Pure tensor functions: the mathematics, without the host."""
+
+from __future__ import annotations
+
+from avalanche_vlm.functional.accuracy_matrix import (
+    accuracy_matrix_summary,
+    average_accuracy,
+    average_incremental_accuracy,
+    backward_transfer,
+    ci_transfer,
+    forgetting,
+    forward_transfer,
+    last_accuracy,
+    transfer,
+    zero_shot_accuracy,
+)
+from avalanche_vlm.functional.label_space import (
+    LABEL_SPACES,
+    LabelSpace,
+    label_space_columns,
+    label_space_cross_entropy,
+    label_space_predictions,
+)
+
+__all__ = [
+    "LABEL_SPACES",
+    "LabelSpace",
+    "accuracy_matrix_summary",
+    "average_accuracy",
+    "average_incremental_accuracy",
+    "backward_transfer",
+    "ci_transfer",
+    "forgetting",
+    "forward_transfer",
+    "label_space_columns",
+    "label_space_cross_entropy",
+    "label_space_predictions",
+    "last_accuracy",
+    "transfer",
+    "zero_shot_accuracy",
+]

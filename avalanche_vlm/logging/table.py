@@ -1,0 +1,122 @@
+"""The results of several methods as one table."""
+
+from __future__ import annotations
+
+import io
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from avalanche_vlm._checks import wrong_value
+from avalanche_vlm.functional.label_space import LabelSpace
+from avalanche_vlm.logging.results import ResultRow, Results, as_rows
+
+UNDEFINED = "–"
+
+
+@dataclass(frozen=True)
+class TableColumn:
+    """One column of a table of results.
+
+    Args:
+        heading: what stands above it.
+        metric: the name of a metric of `avalanche_vlm.functional.accuracy_matrix_summary`.
+        space: the label space that it is read in.
+    """
+
+    heading: str
+    metric: str
+    space: LabelSpace
+
+
+CLASS_INCREMENTAL_COLUMNS = (
+    TableColumn("Average", "average_incremental_accuracy", "seen"),
+    TableColumn("Last", "last_accuracy", "seen"),
+    TableColumn("Forgetting", "forgetting", "seen"),
+    # Among the classes seen so far there is no transfer to unseen ones.
+    TableColumn("Transfer", "ci_transfer", "all"),
+)
+
+MTIL_COLUMNS = (
+    TableColumn("Average", "average_accuracy", "dataset"),
+    TableColumn("Last", "last_accuracy", "dataset"),
+    TableColumn("Forgetting", "forgetting", "dataset"),
+    TableColumn("Transfer", "transfer", "dataset"),
+)
+
+
+def results_table(
+    results: Results, *, columns: Sequence[TableColumn] = CLASS_INCREMENTAL_COLUMNS, title: str | None = None
+) -> Table:
+    """Return a table with one line a method, in percent.
+
+    Over several seeds a cell is the mean ± the standard deviation of the sample. Lines are in the
+    order of the results; with several benchmarks there is one a benchmark and method.
+
+    Args:
+        results: path of a file of results, or rows.
+        columns: what to show: `CLASS_INCREMENTAL_COLUMNS`, `MTIL_COLUMNS`, or columns of your own.
+        title: a line above the table.
+
+    Returns:
+        A table of the package rich: ``rich.print(table)``, or `table_text`.
+
+    Raises:
+        ValueError: there are no results, or no columns.
+    """
+    rows = as_rows(results)
+    if not rows:
+        raise wrong_value("results", "at least one row", "none", "Write results of a run first.")
+    if not columns:
+        raise wrong_value("columns", "at least one column", "none")
+    lines = list(dict.fromkeys((row.benchmark, row.method) for row in rows))
+    several_benchmarks = len({benchmark for benchmark, _ in lines}) > 1
+    table = Table(title=title, caption=_caption(columns), box=box.SIMPLE_HEAD)
+    if several_benchmarks:
+        table.add_column("Benchmark", no_wrap=True)
+    table.add_column("Method", no_wrap=True)
+    for column in columns:
+        table.add_column(column.heading, justify="right", no_wrap=True)
+    for benchmark, method in lines:
+        own = [row for row in rows if (row.benchmark, row.method) == (benchmark, method)]
+        cells = [_cell(own, column) for column in columns]
+        table.add_row(*([benchmark] if several_benchmarks else []), method, *cells)
+    return table
+
+
+def table_text(table: Table, *, width: int = 100) -> str:
+    """Return a table as plain text, for a file or a log.
+
+    Args:
+        table: what `results_table` returned.
+        width: characters a line at most.
+    """
+    file = io.StringIO()
+    Console(file=file, width=width, color_system=None).print(table)
+    return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
+
+
+def _cell(rows: Sequence[ResultRow], column: TableColumn) -> str:
+    values = [
+        100 * row.value
+        for row in rows
+        if row.metric == column.metric and row.space == column.space and row.value == row.value
+    ]
+    if not values:
+        return UNDEFINED
+    mean = f"{statistics.fmean(values):.1f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.1f}"
+
+
+def _caption(columns: Sequence[TableColumn]) -> str:
+    """Return which label space each column is in, because its heading alone does not say."""
+    spaces = dict.fromkeys(column.space for column in columns)
+    named = [
+        f"{', '.join(column.heading for column in columns if column.space == space)} in {space!r}"
+        for space in spaces
+    ]
+    return f"percent; label space: {'; '.join(named)}"

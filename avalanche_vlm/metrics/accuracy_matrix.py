@@ -1,0 +1,331 @@
+"""The accuracy matrix of a run and its summaries, as a metric of the host."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, final
+
+import torch
+from avalanche.evaluation import PluginMetric
+from avalanche.evaluation.metric_results import MetricValue
+from avalanche.evaluation.metric_utils import (
+    default_metric_name_template,
+    generic_get_metric_name,
+    get_metric_name,
+    stream_type,
+)
+from avalanche.training.supervised import JointTraining
+from torch import Tensor
+
+from avalanche_vlm._checks import check_choice, check_type, close_names, wrong_type, wrong_value
+from avalanche_vlm._host import experience_classes
+from avalanche_vlm.functional.accuracy_matrix import accuracy_matrix_summary
+from avalanche_vlm.functional.label_space import (
+    LABEL_SPACES,
+    LabelSpace,
+    label_space_columns,
+    label_space_predictions,
+)
+from avalanche_vlm.metrics._stream_accuracies import StreamAccuracies
+
+
+@final
+class AccuracyMatrixMetric(PluginMetric[dict[str, Tensor]]):
+    r"""Accuracy on every experience after training on every experience, in one label space.
+
+    .. math:: a_{t,j} = \frac{1}{n_j} \sum_{i=1}^{n_j}
+        \Bigl[ y_i = \operatorname*{argmax}_{c \in S} z_{i,c} \Bigr]
+
+    for the logits z that the strategy computed anyway (``strategy.mb_output``), so that several of
+    these metrics report class-incremental, task-incremental and CI-Transfer accuracy from a single
+    forward pass. Which classes S count:
+
+    ========== =================================================================================
+    space      S
+    ========== =================================================================================
+    seen       ``strategy.model.classes_seen``. An experience none of whose classes has been seen
+               has no accuracy (NaN); samples of single unseen classes are simply wrong.
+    all        every column of the logits
+    experience the classes among the targets of the evaluated experience
+    dataset    every class of the data sets that those belong to, by
+               ``strategy.model.class_names.datasets``
+    ========== =================================================================================
+
+    A row t is the number of different experiences trained on so far: row 0 is measured before any
+    training, the pieces of an online stream count as the experience that they were cut from (each
+    for itself if they mix experiences), and the host's ``JointTraining`` fills row T at once, since
+    it trains on the whole stream in one go. Evaluating again without training in between overwrites
+    the row; evaluations inside ``strategy.train`` (periodic ones) log accuracies and leave the
+    matrix alone. Columns are in the order of training, then in the order of the stream: the order
+    of the stream itself, unless somebody trained in another. Streams (train, test, ...) have a
+    matrix each.
+
+    After each evaluated experience ``Accuracy_<space>`` is logged, and at the end of an evaluation
+    the summaries of `avalanche_vlm.functional.accuracy_matrix_summary` that are defined, of the
+    stream as if it ended after the experiences trained on so far: ``LastAccuracy_<space>``,
+    ``Forgetting_<space>`` and so on.
+
+    Args:
+        space: which classes an image is compared with.
+
+    Raises:
+        ValueError: ``space`` is unknown.
+
+    >>> metric = AccuracyMatrixMetric("all")
+    >>> metric
+    AccuracyMatrixMetric('all')
+
+    References:
+        Lopez-Paz and Ranzato, "Gradient Episodic Memory for Continual Learning", NeurIPS 2017.
+
+    Deviations:
+        The matrix has a row before training, and the host's ``AccuracyMatrixPluginMetric`` is
+        square.
+    """
+
+    def __init__(self, space: LabelSpace = "seen") -> None:
+        super().__init__()
+        check_choice("space", space, LABEL_SPACES)
+        self.space: LabelSpace = space
+        self.reset()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.space!r})"
+
+    def reset(self) -> None:
+        """Forget all matrices and all training."""
+        self._streams: dict[str, StreamAccuracies] = {}
+        self._trained: list[int] = []
+        self._in_training = False
+        self._evaluated: list[str] = []
+        self._start_experience()
+
+    def result(self) -> dict[str, Tensor]:
+        """Return the matrix (T+1, T) of every stream by its name."""
+        return {name: self.matrix(name) for name in self._streams}
+
+    def matrix(self, stream: str = "test") -> Tensor:
+        """Return the float64 accuracies (T+1, T) of a stream, NaN where not measured or defined.
+
+        Raises:
+            ValueError: the stream has not been evaluated.
+        """
+        return self._stream(stream).matrix(self._trained)
+
+    def counts(self, stream: str = "test") -> Tensor:
+        """Return the int64 number of samples (T,) of each experience, 0 if never evaluated.
+
+        Raises:
+            ValueError: the stream has not been evaluated.
+        """
+        return self._stream(stream).sample_counts(self._trained)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was measured and trained, in plain types."""
+        streams = {name: stream.state_dict() for name, stream in self._streams.items()}
+        return {"space": self.space, "trained": list(self._trained), "streams": streams}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned.
+
+        Raises:
+            ValueError: the state is that of another label space.
+        """
+        if state["space"] != self.space:
+            raise wrong_value("state", f"of the label space {self.space!r}", repr(state["space"]))
+        self.reset()
+        self._trained = [int(position) for position in state["trained"]]
+        self._streams = {
+            name: StreamAccuracies.from_state_dict(stream) for name, stream in state["streams"].items()
+        }
+
+    def _stream(self, name: str) -> StreamAccuracies:
+        if name not in self._streams:
+            raise wrong_value(
+                "stream",
+                "the name of an evaluated stream",
+                repr(name),
+                close_names(name, self._streams) if self._streams else "Call `strategy.eval` first.",
+            )
+        return self._streams[name]
+
+    # Training: which row is being measured.
+
+    def before_training(self, strategy: Any) -> None:
+        """Note that evaluations are periodic ones until training has ended."""
+        # The host has no public word for it, and JointTraining never clears `_eval_streams`. Should
+        # training be interrupted, evaluations go on not to count: no row describes such a model.
+        self._in_training = True
+
+    def after_training_exp(self, strategy: Any) -> None:
+        """Open the row of the experience that was just trained on."""
+        trained = [strategy.experience]
+        if isinstance(strategy, JointTraining):
+            # It runs this callback once, for all experiences.
+            trained = strategy._experiences  # pyright: ignore[reportPrivateUsage]
+        for experience in trained:
+            position = _position_in_training(experience)
+            if position not in self._trained:
+                self._trained.append(position)
+        # A further piece of the same experience, of an online stream, makes its row out of date.
+        for stream in self._streams.values():
+            stream.rows.pop(len(self._trained), None)
+
+    def after_training(self, strategy: Any) -> None:
+        """Note that evaluations count again."""
+        self._in_training = False
+
+    # Evaluation.
+
+    def before_eval(self, strategy: Any) -> None:
+        """Start an evaluation."""
+        self._evaluated = []
+
+    def before_eval_exp(self, strategy: Any) -> None:
+        """Start the counts of an experience."""
+        self._start_experience()
+
+    def after_eval_iteration(self, strategy: Any) -> None:
+        """Count correct predictions, without waiting for the device."""
+        logits, targets = strategy.mb_output, strategy.mb_y
+        if not isinstance(logits, Tensor) or logits.ndim != 2:
+            raise wrong_type("strategy.mb_output", "logits (B, C) of the model", logits)
+        if self._columns is None:
+            self._columns = self._experience_columns(strategy, logits)
+        correct = (label_space_predictions(logits, self._columns) == targets).sum()
+        self._correct = correct if self._correct is None else self._correct + correct
+        self._count += len(targets)
+
+    def after_eval_exp(self, strategy: Any) -> list[MetricValue]:
+        """Write the entry of the matrix, and log it."""
+        if self._correct is None:
+            return []
+        accuracy = float(self._correct) / self._count if self._defined else float("nan")
+        experience = strategy.experience
+        if not self._in_training:
+            stream = self._streams.setdefault(stream_type(experience), StreamAccuracies())
+            position = int(experience.current_experience)
+            stream.length = max(stream.length, position + 1, _stream_length(experience))
+            stream.rows.setdefault(len(self._trained), {})[position] = accuracy
+            stream.counts[position] = self._count
+            if stream_type(experience) not in self._evaluated:
+                self._evaluated.append(stream_type(experience))
+        if not self._defined:
+            return []
+        name = get_metric_name(f"Accuracy_{self.space}", strategy, add_experience=True, add_task=True)
+        return [MetricValue(self, name, accuracy, strategy.clock.train_iterations)]
+
+    def after_eval(self, strategy: Any) -> list[MetricValue]:
+        """Log the summaries that are defined by now."""
+        return [
+            MetricValue(self, self._summary_name(metric, stream), value, strategy.clock.train_iterations)
+            for stream in self._evaluated
+            for metric, value in self._summary_so_far(stream).items()
+            if value == value
+        ]
+
+    def _start_experience(self) -> None:
+        self._columns: Tensor | None = None
+        self._defined = True
+        self._correct: Tensor | None = None
+        self._count = 0
+
+    def _summary_so_far(self, stream: str) -> dict[str, float]:
+        matrix, counts, trained = self.matrix(stream), self.counts(stream), len(self._trained)
+        whole = accuracy_matrix_summary(matrix, space=self.space)
+        if trained == 0:
+            return {"zero_shot_accuracy": whole["zero_shot_accuracy"]}
+        so_far = accuracy_matrix_summary(
+            matrix[: trained + 1, :trained], space=self.space, counts=counts[:trained]
+        )
+        return {**so_far, "zero_shot_accuracy": whole["zero_shot_accuracy"]}
+
+    def _summary_name(self, metric: str, stream: str) -> str:
+        words = "".join(word.capitalize() for word in metric.split("_")).replace("CiTransfer", "CITransfer")
+        name: dict[str, Any] = {
+            "metric_name": f"{words}_{self.space}",
+            "phase_name": "eval",
+            "stream_name": stream,
+        }
+        return generic_get_metric_name(default_metric_name_template, name)
+
+    def _experience_columns(self, strategy: Any, logits: Tensor) -> Tensor:
+        """Return the classes that count, and note whether the experience has an accuracy at all."""
+        width, model = logits.shape[1], strategy.model
+        if self.space == "all":
+            return torch.arange(width, device=logits.device)
+        current = experience_classes(strategy.experience)
+        if self.space == "seen":
+            columns = label_space_columns("seen", class_count=width, seen=_classes_seen(model))
+            self._defined = bool(torch.isin(current, columns).any())
+        elif self.space == "dataset":
+            columns = label_space_columns(
+                "dataset", class_count=width, current=current, dataset_of_class=_dataset_of_class(model)
+            )
+        else:
+            columns = label_space_columns("experience", class_count=width, current=current)
+        # The head of a growing model may not have a column yet for a class that comes later.
+        return columns[columns < width].to(logits.device)
+
+
+def continual_metrics(*, spaces: Sequence[LabelSpace] = ("seen", "all")) -> list[AccuracyMatrixMetric]:
+    """Return one `AccuracyMatrixMetric` per label space, for the host's ``EvaluationPlugin``.
+
+    Args:
+        spaces: label spaces, each once. ``("seen", "all")`` gives class-incremental accuracy and
+            CI-Transfer, ``("dataset",)`` gives MTIL's Transfer, Avg and Last.
+
+    Raises:
+        TypeError: ``spaces`` is a single word.
+        ValueError: a space is unknown, or listed twice.
+
+    >>> continual_metrics(spaces=("dataset",))
+    [AccuracyMatrixMetric('dataset')]
+    """
+    if isinstance(spaces, str):
+        raise wrong_type("spaces", "a sequence of label spaces", spaces, f"Write ({spaces!r},).")
+    if len(set(spaces)) != len(spaces):
+        raise wrong_value("spaces", "label spaces without duplicates", tuple(spaces))
+    return [AccuracyMatrixMetric(space) for space in spaces]
+
+
+def _position_in_training(experience: Any) -> int:
+    """Return the position in its stream of an experience, or of the one that it was cut from."""
+    # Metrics see experiences in the host's logging mode, where the origin is always accessible. It
+    # is None where an online stream mixes experiences.
+    origin = getattr(experience, "origin_experience", None)
+    return int((experience if origin is None else origin).current_experience)
+
+
+def _stream_length(experience: Any) -> int:
+    """Return how many experiences the stream has, 0 if it does not know (lazy streams)."""
+    stream = experience.origin_stream
+    return len(stream) if hasattr(stream, "__len__") else 0
+
+
+def _classes_seen(model: Any) -> Tensor:
+    seen = getattr(model, "classes_seen", None)
+    if not isinstance(seen, Tensor):
+        raise wrong_type(
+            "strategy.model",
+            "a model with a bool tensor `classes_seen` (C,), for the label space 'seen'",
+            model,
+            "Use CLIPClassifier, or measure in the label space 'all' or 'experience'.",
+        )
+    return seen
+
+
+def _dataset_of_class(model: Any) -> Tensor | None:
+    """Return an id of the data set of each class (C,), or None if all belong to one."""
+    names = getattr(model, "class_names", None)
+    datasets = getattr(names, "datasets", None)
+    if datasets is None:
+        raise wrong_type(
+            "strategy.model",
+            "a model with named classes (`class_names.datasets`), for the label space 'dataset'",
+            model,
+            "Use CLIPClassifier and call set_classes, or measure in the label space 'experience'.",
+        )
+    check_type("class_names.datasets", datasets, tuple)
+    ids = {name: index for index, name in enumerate(dict.fromkeys(datasets))}
+    return torch.tensor([ids[name] for name in datasets]) if datasets else None

@@ -1,0 +1,319 @@
+"""A CLIP-like model as an image classifier that an Avalanche strategy can train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from avalanche.models import DynamicModule
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from avalanche_vlm._checks import check_choice, check_count, check_type, wrong_type, wrong_value
+from avalanche_vlm._host import experience_classes
+from avalanche_vlm.models.backbone import VisionLanguageBackbone
+from avalanche_vlm.models.heads import TextHead, ZeroShotHead
+from avalanche_vlm.models.lora import LoRA, add_lora, set_lora_mode
+from avalanche_vlm.text import ClassNames
+
+Trainable = Literal["nothing", "image", "text", "both"]
+_TOWERS_OF: dict[str, tuple[str, ...]] = {
+    "nothing": (),
+    "image": ("image",),
+    "text": ("text",),
+    "both": ("image", "text"),
+}
+
+
+class Prediction(NamedTuple):
+    """What `CLIPClassifier.predict` returns; row i belongs to image i, best class first."""
+
+    names: list[list[str]]
+    probabilities: Tensor
+    class_ids: Tensor
+
+
+class CLIPClassifier(DynamicModule):
+    r"""Classifies images, or embeddings of images, by their cosine with class weights made of text.
+
+    .. math:: z_c = s \cos(f_I(x), w_c) + b
+
+    with the backbone's scale s and bias b and the head's class weights w. Logits are finite for
+    all named classes; which of them count is chosen by the criterion and the metrics.
+
+    `parameters()` and `named_parameters()` list what *trains*, and only that: the host's
+    optimizer update, EWC, SI, MAS and others take every parameter that they are shown, so this is
+    what keeps a frozen tower out of them under any strategy. `state_dict()`, `to()` and
+    ``model.backbone.parameters()`` cover everything.
+
+    Args:
+        backbone: the two towers.
+        head: how names become class weights; None for `ZeroShotHead` with "a photo of a {}.".
+        class_names: the names of all classes, now or later by `set_classes`.
+        trainable: what trains apart from the head's own parameters: ``"nothing"``, ``"image"``,
+            ``"text"``, ``"both"`` towers, or a `LoRA`.
+        train_logit_scale: whether the scale s (and bias b) train too.
+
+    Raises:
+        TypeError: an argument has a wrong type.
+        ValueError: an unknown ``trainable``, or a tower that the backbone does not have.
+
+    References:
+        Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021.
+
+    >>> from avalanche_vlm.models import OpenCLIPBackbone
+    >>> backbone = OpenCLIPBackbone("small-clip", pretrained="small-world")
+    >>> model = CLIPClassifier(backbone, class_names=["red circle", "blue square"])
+    >>> model(torch.zeros(1, 3, 32, 32)).shape
+    torch.Size([1, 2])
+    """
+
+    classes_seen: Tensor
+
+    def __init__(
+        self,
+        backbone: VisionLanguageBackbone,
+        head: TextHead | None = None,
+        *,
+        class_names: Sequence[str] | None = None,
+        trainable: Trainable | LoRA = "nothing",
+        train_logit_scale: bool = False,
+    ) -> None:
+        super().__init__()
+        check_type("backbone", backbone, VisionLanguageBackbone)
+        check_type("head", head, (TextHead, type(None)))
+        check_type("train_logit_scale", train_logit_scale, bool)
+        self.backbone = backbone
+        self.head = ZeroShotHead() if head is None else head
+        self.trainable = trainable
+        self.train_logit_scale = train_logit_scale
+        if not isinstance(trainable, LoRA):
+            if not isinstance(trainable, str):
+                raise wrong_type("trainable", f"one of {tuple(_TOWERS_OF)} or a LoRA", trainable)
+            check_choice("trainable", trainable, tuple(_TOWERS_OF))
+        self._adapt_towers()
+        self.register_buffer("classes_seen", torch.zeros(0, dtype=torch.bool))
+        if class_names is not None:
+            self.set_classes(class_names)
+        self.train(self.training)
+
+    def _adapt_towers(self) -> None:
+        """Set what requires a gradient, and add LoRA layers."""
+        self.backbone.requires_grad_(False)
+        for name, tower in self._trained_towers():
+            if tower is None:
+                raise wrong_value(
+                    "trainable",
+                    "'nothing' for a backbone without towers",
+                    f"{self.trainable!r}, which needs the {name} tower",
+                    "Train a head instead, e.g. CosineHead or LearnedContextHead.",
+                )
+            if isinstance(self.trainable, LoRA):
+                add_lora(tower, self.trainable)
+            else:
+                tower.requires_grad_(True)
+        if self.train_logit_scale:
+            for name, parameter in self.backbone.named_parameters(recurse=False):
+                if name.startswith("logit_"):
+                    parameter.requires_grad_(True)
+
+    def _trained_towers(self) -> list[tuple[str, nn.Module | None]]:
+        names = self.trainable.towers if isinstance(self.trainable, LoRA) else _TOWERS_OF[self.trainable]
+        return [(name, getattr(self.backbone, f"{name}_tower")) for name in names]
+
+    @property
+    def class_names(self) -> ClassNames:
+        """The names of all classes; an error says how to set them."""
+        if self.head.class_names is None:
+            raise RuntimeError(
+                "The classes have no names yet. Call model.set_classes(class_names(benchmark)) before using "
+                "the model."
+            )
+        return self.head.class_names
+
+    def set_classes(self, class_names: Sequence[str]) -> None:
+        """Name all classes, by class id.
+
+        Names may be added later; those that exist must stay, because class ids and what was
+        learned for them belong together.
+
+        Raises:
+            TypeError: not a list of text.
+            ValueError: duplicates, or names that differ from those set earlier.
+        """
+        names = class_names if isinstance(class_names, ClassNames) else ClassNames(class_names)
+        earlier = self.head.class_names
+        if earlier is not None and names.names[: len(earlier)] != earlier.names and bool(self.classes_seen.any()):
+            raise wrong_value(
+                "class_names",
+                f"a list that begins with the {len(earlier)} names set earlier, some of which were trained",
+                f"{len(names)} others",
+                "Make a new model for another set of classes.",
+            )
+        self.head.set_classes(names, self.backbone)
+        seen = torch.zeros(len(names), dtype=torch.bool, device=self.classes_seen.device)
+        kept = min(len(self.classes_seen), len(names))
+        seen[:kept] = self.classes_seen[:kept]
+        self.classes_seen = seen
+
+    def adaptation(self, experience: Any) -> None:
+        """Record the classes of a training experience as seen; an eval experience changes nothing.
+
+        Raises:
+            ValueError: the experience is empty, or has labels outside the names.
+        """
+        classes = experience_classes(experience)
+        if classes[0] < 0 or classes[-1] >= len(self.class_names):
+            raise wrong_value(
+                "experience",
+                f"labels in 0..{len(self.class_names) - 1}, one for each of the {len(self.class_names)} names",
+                f"labels from {int(classes[0])} to {int(classes[-1])}",
+                "Name all classes of the benchmark with model.set_classes(class_names(benchmark)).",
+            )
+        if self.training:
+            self.classes_seen[classes.to(self.classes_seen.device)] = True
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return embeddings (B, D) of images (B, 3, H, W); embeddings (B, D) pass through.
+
+        The one place that decides which of the two ``x`` is.
+
+        Raises:
+            TypeError: ``x`` is not a float tensor.
+            ValueError: ``x`` has neither shape, or another image size or width than the model's.
+        """
+        if not isinstance(x, Tensor) or not x.is_floating_point():  # pyright: ignore[reportUnnecessaryIsInstance]
+            got = x.dtype if isinstance(x, Tensor) else type(x).__name__  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(
+                f"The model takes float images (B, 3, H, W) or embeddings (B, D); got {got}. Give the benchmark "
+                "train_transform=model.train_transform and eval_transform=model.eval_transform, or call "
+                "model.predict, which preprocesses."
+            )
+        size = self.backbone.image_size
+        if x.ndim == 2 and x.shape[1] == self.backbone.embed_dim:
+            return x
+        if x.ndim == 4 and (size is None or tuple(x.shape[1:]) == (3, *size)):
+            return self.backbone.encode_image(x)
+        images = "no images" if size is None else f"images (B, 3, {size[0]}, {size[1]})"
+        raise wrong_value(
+            "x",
+            f"embeddings (B, {self.backbone.embed_dim}) or {images}",
+            tuple(x.shape),
+            "Preprocess images with model.eval_transform.",
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (B, C) over all named classes for images (B, 3, H, W) or embeddings (B, D)."""
+        return self.logits_from_embeddings(self.encode(x))
+
+    def logits_from_embeddings(self, embeddings: Tensor) -> Tensor:
+        """Return logits (B, C) over all named classes for un-normalised embeddings (B, D)."""
+        weights = F.normalize(self.head(self.backbone), dim=-1)
+        cosine = F.normalize(embeddings, dim=-1) @ weights.T
+        return self.backbone.logit_scale * cosine + self.backbone.logit_bias
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Parameter]]:
+        """Iterate over the parameters that train; see the class documentation."""
+        for name, parameter in super().named_parameters(prefix, recurse, remove_duplicate):
+            if parameter.requires_grad:
+                yield name, parameter
+
+    def train(self, mode: bool = True) -> CLIPClassifier:
+        """Set the mode of what trains; frozen towers stay in eval mode."""
+        super().train(mode)
+        self.backbone.train(False)
+        for _, tower in self._trained_towers():
+            if tower is None:
+                continue
+            if isinstance(self.trainable, LoRA):
+                set_lora_mode(tower, mode)
+            else:
+                tower.train(mode)
+        text = self.backbone.text_tower
+        if any(p.requires_grad for module in (self.head, text) if module for p in module.parameters()):
+            self.head.forget()
+        return self
+
+    @property
+    def eval_transform(self) -> Callable[[Any], Tensor]:
+        """The backbone's preprocessing without augmentation."""
+        return self.backbone.eval_transform
+
+    @property
+    def train_transform(self) -> Callable[[Any], Tensor]:
+        """The backbone's preprocessing with its training augmentation."""
+        return self.backbone.train_transform
+
+    @torch.no_grad()
+    def predict(
+        self, images: Any, *, top_k: int = 1, space: Literal["all", "seen"] = "all"
+    ) -> Prediction:
+        """Name images, with probabilities.
+
+        Args:
+            images: one picture or a list of them (PIL, uint8 tensors or arrays), which are
+                preprocessed; or a float tensor of preprocessed images (B, 3, H, W) or of
+                embeddings (B, D).
+            top_k: how many classes to return for each image.
+            space: ``"all"`` named classes compete, or those ``"seen"`` in training.
+
+        Returns:
+            Names (B lists of k), probabilities (B, k) and class ids (B, k), best first.
+
+        Raises:
+            ValueError: more classes asked for than there are, or none seen yet.
+        """
+        check_choice("space", space, ("all", "seen"))
+        device = self.backbone.logit_scale.device
+        if not (isinstance(images, Tensor) and images.is_floating_point()):
+            images = torch.stack([self.eval_transform(image) for image in _as_list(images)])
+        columns = torch.arange(len(self.class_names)) if space == "all" else self.classes_seen.nonzero().flatten().cpu()
+        check_count("top_k", top_k)
+        if top_k > len(columns):
+            raise wrong_value("top_k", f"at most {len(columns)}, the classes of space {space!r}", top_k)
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()
+        try:
+            logits = self(images.to(device)).cpu()
+        finally:
+            for module, mode in modes:
+                module.training = mode
+        best = logits[:, columns].softmax(dim=1).topk(top_k)
+        class_ids = columns[best.indices]
+        names = [[self.class_names[index] for index in row] for row in class_ids.tolist()]
+        return Prediction(names, best.values, class_ids)
+
+    def save_pretrained(self, path: str) -> None:
+        """Write the adapted model to a folder, to be used without any strategy; see `saving`."""
+        from avalanche_vlm.models.saving import save_classifier
+
+        save_classifier(self, path)
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str, *, backbone: VisionLanguageBackbone | None = None, head: TextHead | None = None
+    ) -> CLIPClassifier:
+        """Read a model that `save_pretrained` wrote, in eval mode.
+
+        Args:
+            path: the folder.
+            backbone: needed only if the saved one is not of this package; freshly built.
+            head: needed only if the saved one is not of this package; freshly built.
+        """
+        from avalanche_vlm.models.saving import load_classifier
+
+        return load_classifier(cls, path, backbone=backbone, head=head)
+
+
+def _as_list(images: Any) -> Iterable[Any]:
+    """Return one picture or a batch of them as an iterable of pictures."""
+    if isinstance(images, (list, tuple)):
+        if not images:
+            raise wrong_value("images", "at least one image", "an empty list")
+        return images
+    one_picture = isinstance(images, Image.Image) or getattr(images, "ndim", 0) == 3
+    return [images] if one_picture else images

@@ -1,0 +1,149 @@
+"""Heads whose class weights are vectors: given ones, and trainable ones that start from text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from avalanche_vlm._checks import check_type, wrong_type, wrong_value
+from avalanche_vlm.models.backbone import VisionLanguageBackbone
+from avalanche_vlm.models.heads import TextHead
+from avalanche_vlm.text import ClassNames
+
+
+class TextFeatureHead(TextHead):
+    """Fixed class weights (C, D) that were computed elsewhere, e.g. beside stored embeddings.
+
+    Args:
+        features: float (C, D), one row per class id; any scale, finite, no row of zeros.
+
+    Raises:
+        TypeError: not a float tensor.
+        ValueError: not two-dimensional, not finite, or a row of zeros (a class without text).
+
+    >>> TextFeatureHead(torch.eye(3)).features.shape
+    torch.Size([3, 3])
+    """
+
+    features: Tensor
+
+    def __init__(self, features: Tensor) -> None:
+        super().__init__()
+        if not isinstance(features, Tensor) or not features.is_floating_point():  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise wrong_type("features", "a float tensor (C, D)", features)
+        if features.ndim != 2:
+            raise wrong_value("features", "of shape (C, D)", tuple(features.shape))
+        bad = ~features.isfinite().all(dim=1) | (features == 0).all(dim=1)
+        if bad.any():
+            raise wrong_value(
+                "features",
+                "finite rows, none of zeros",
+                f"rows {bad.nonzero().flatten().tolist()[:8]} that are not",
+                "Leave out the classes without a text feature.",
+            )
+        self.register_buffer("features", features.detach().float().clone())
+
+    def set_classes(self, class_names: ClassNames, backbone: VisionLanguageBackbone) -> None:
+        """Take the names; there must be one for each row, of the backbone's width."""
+        class_names.check_count(len(self.features), "these text features")
+        if self.features.shape[1] != backbone.embed_dim:
+            raise wrong_value(
+                "features", f"of the backbone's width {backbone.embed_dim}", tuple(self.features.shape)
+            )
+        super().set_classes(class_names, backbone)
+
+    def encode(self, backbone: VisionLanguageBackbone, class_ids: Tensor) -> Tensor:
+        """Return the given rows (K, D)."""
+        return self.features[class_ids.to(self.features.device)]
+
+    def config(self) -> dict[str, Any]:
+        """Return the shape; the features themselves are in the state dict."""
+        return {"shape": list(self.features.shape)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> TextFeatureHead:
+        """Rebuild the head with placeholders that a state dict replaces."""
+        return cls(torch.ones(config["shape"]))
+
+
+class CosineHead(TextHead):
+    """Trainable class weights (C, D) that start as those of another head.
+
+    Args:
+        initial: the head whose class weights are taken when the names are set; it is then left
+            alone.
+
+    Raises:
+        TypeError: ``initial`` is not a `TextHead`.
+
+    References:
+        Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022, section 2 (a linear
+        classifier that starts from the text encoder's class weights).
+
+    Deviations:
+        The weights are compared by cosine, like every head's, at any length.
+
+    >>> CosineHead(TextFeatureHead(torch.eye(3))).weight is None  # until the classes have names
+    True
+    """
+
+    def __init__(self, initial: TextHead) -> None:
+        super().__init__()
+        check_type("initial", initial, TextHead)
+        # In a tuple, so that it is no sub-module: its parameters neither train nor count.
+        self._initial = (initial,)
+        self.weight: nn.Parameter | None = None
+
+    def set_classes(self, class_names: ClassNames, backbone: VisionLanguageBackbone) -> None:
+        """Start the weights from the initial head; those of earlier classes are kept."""
+        initial = self._initial[0].to(backbone.logit_scale.device)
+        initial.set_classes(class_names, backbone)
+        super().set_classes(class_names, backbone)
+        with torch.no_grad():
+            weight = initial(backbone).clone()
+            if self.weight is None:
+                self.weight = nn.Parameter(weight)
+            elif len(self.weight) < len(weight):
+                self.weight = nn.Parameter(torch.cat([self.weight, weight[len(self.weight) :]]))
+
+    def encode(self, backbone: VisionLanguageBackbone, class_ids: Tensor) -> Tensor:
+        """Return the rows (K, D) of the weights."""
+        if self.weight is None:  # forward has checked that names are set
+            raise RuntimeError("set_classes comes first")
+        return self.weight[class_ids.to(self.weight.device)]
+
+    def config(self) -> dict[str, Any]:
+        """Return the kind and configuration of the initial head."""
+        return {"initial": head_config(self._initial[0])}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> CosineHead:
+        """Rebuild the head; a state dict replaces its weights."""
+        return cls(head_from_config(config["initial"]))
+
+
+def head_config(head: TextHead) -> dict[str, Any]:
+    """Return a JSON-serialisable description of a head."""
+    return {"kind": type(head).__name__, **head.config()}
+
+
+def head_from_config(config: dict[str, Any]) -> TextHead:
+    """Rebuild a head of this package from its description.
+
+    Raises:
+        ValueError: the head is not of this package; it must then be given.
+    """
+    from avalanche_vlm.models.heads import LearnedContextHead, ZeroShotHead
+
+    arguments = {key: value for key, value in config.items() if key != "kind"}
+    kind = config["kind"]
+    if kind == "ZeroShotHead":
+        return ZeroShotHead(**arguments)
+    if kind == "LearnedContextHead":
+        return LearnedContextHead(**arguments)
+    for feature_head in (TextFeatureHead, CosineHead):
+        if kind == feature_head.__name__:
+            return feature_head.from_config(arguments)
+    raise wrong_value("head", "given, because the saved one is not part of this package", kind)

@@ -1,0 +1,82 @@
+"""The criterion that chooses which classes count."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from avalanche.core import SupervisedPlugin
+from torch import Tensor, nn
+
+from avalanche_vlm._checks import check_choice, check_number
+from avalanche_vlm._host import strategy_columns
+from avalanche_vlm.functional import LABEL_SPACES, LabelSpace, label_space_cross_entropy
+
+
+class LabelSpaceCrossEntropy(nn.Module, SupervisedPlugin[Any]):
+    r"""Cross-entropy over the classes of a label space and the labels present in the batch.
+
+    .. math:: L = -\frac1B \sum_i \log \frac{e^{z_{i,y_i}}}{\sum_{c \in S} e^{z_{i,c}}}
+
+    Given to a strategy as its criterion, it is called back by the host before each experience and
+    reads there which classes S are. It works in the host's own strategies too.
+
+    Args:
+        space: ``"seen"``, the classes trained on so far; ``"all"`` named classes; ``"experience"``,
+            the current ones; ``"dataset"``, those of the current data set.
+        label_smoothing: mass in [0, 1] spread evenly over S.
+
+    Raises:
+        ValueError: an unknown space, or smoothing outside [0, 1].
+
+    References:
+        Szegedy et al., Rethinking the Inception Architecture, CVPR 2016, section 7 (smoothing).
+
+    Deviations:
+        Logits outside S are left out by column instead of being set to a large negative number,
+        so smoothing and replayed classes keep a finite loss.
+
+    >>> LabelSpaceCrossEntropy("all")(torch.zeros(1, 2), torch.tensor([0]))
+    tensor(0.6931)
+    """
+
+    supports_distributed = True
+
+    def __init__(self, space: LabelSpace = "seen", *, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        check_choice("space", space, LABEL_SPACES)
+        check_number("label_smoothing", label_smoothing, at_least=0, at_most=1)
+        self.space: LabelSpace = space
+        self.label_smoothing = label_smoothing
+        self._columns: Tensor | None = None
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss, a scalar.
+
+        Args:
+            logits: (B, C) over all named classes.
+            targets: int64 (B,).
+
+        Raises:
+            RuntimeError: the space depends on the experience, and no strategy has set it.
+        """
+        if self._columns is None and self.space != "all":
+            raise RuntimeError(
+                f"LabelSpaceCrossEntropy({self.space!r}) learns its classes from the strategy. Give it to the "
+                "strategy as `criterion`, or use the space 'all' or functional.label_space_cross_entropy."
+            )
+        columns = torch.arange(logits.shape[1]) if self._columns is None else self._columns
+        return label_space_cross_entropy(logits, targets, columns, label_smoothing=self.label_smoothing)
+
+    def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        """Read the classes of the label space."""
+        if self.space != "all":
+            self._columns = strategy_columns(strategy, self.space, len(strategy.model.classes_seen))
+
+    def before_eval_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        """Read the classes for the evaluation loss."""
+        self.before_training_exp(strategy)
+
+    def extra_repr(self) -> str:
+        """Return the arguments."""
+        return f"{self.space!r}, label_smoothing={self.label_smoothing}"

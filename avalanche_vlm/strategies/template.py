@@ -1,0 +1,83 @@
+"""The template of our strategies: the host's, with its traps answered once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypedDict
+
+import torch
+from avalanche.training.plugins import EvaluationPlugin
+from avalanche.training.templates.common_templates import SupervisedTemplate
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from avalanche_vlm._checks import check_count, check_type, wrong_value
+from avalanche_vlm.models import CLIPClassifier
+from avalanche_vlm.plugins import LabelSpaceCrossEntropy
+
+
+class TemplateArguments(TypedDict, total=False):
+    """The host's own arguments, which every strategy here passes on."""
+
+    criterion: Callable[[Tensor, Tensor], Tensor] | nn.Module
+    train_mb_size: int
+    train_epochs: int
+    eval_mb_size: int
+    device: str | torch.device
+    evaluator: EvaluationPlugin | Callable[[], EvaluationPlugin]
+    eval_every: int
+    peval_mode: str
+
+
+class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
+    """The host's supervised template for a `CLIPClassifier`.
+
+    It differs from the host's in these points:
+
+    - the criterion is `LabelSpaceCrossEntropy` over the classes seen, not cross-entropy over all
+      columns;
+    - the optimizer holds what trains and nothing else: parameters that were frozen are taken out,
+      new ones join the first group (the host adds every parameter it finds and takes none out);
+    - a model in which nothing trains is refused, instead of training nothing for hours;
+    - the evaluation batch is as large as the training batch, not 1.
+
+    Args:
+        model: the classifier; its classes have names.
+        optimizer: made of ``model.parameters()``.
+        plugins: further plugins of ours or the host's; the list is not changed.
+        **template: the host's arguments.
+
+    Raises:
+        TypeError: ``model`` is not a `CLIPClassifier`.
+        ValueError: at the first training, a model without anything that trains.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: CLIPClassifier,
+        optimizer: Optimizer,
+        plugins: Sequence[Any] = (),
+        **template: Any,
+    ) -> None:
+        check_type("model", model, CLIPClassifier)
+        check_type("optimizer", optimizer, Optimizer)
+        if "train_epochs" in template:
+            check_count("train_epochs", template["train_epochs"])
+        for name in ("train_mb_size", "eval_mb_size"):
+            if template.get(name) is not None:
+                check_count(name, template[name])
+        template.setdefault("criterion", LabelSpaceCrossEntropy("seen"))
+        template.setdefault("eval_mb_size", template.get("train_mb_size", 1))
+        super().__init__(model=model, optimizer=optimizer, plugins=[*plugins], **template)
+
+    def make_optimizer(self, reset_optimizer_state: bool = False, **kwargs: Any) -> None:
+        """Let the optimizer hold exactly the parameters that train."""
+        if not any(True for _ in self.model.parameters()):
+            raise wrong_value(
+                "model",
+                f"a model in which something trains, for {type(self).__name__}",
+                "one that is frozen",
+                "Give CLIPClassifier trainable='image', 'text', 'both' or LoRA(...), or a head that learns.",
+            )
+        super().make_optimizer(reset_optimizer_state=reset_optimizer_state, **{**kwargs, "remove_params": True})
