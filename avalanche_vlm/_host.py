@@ -30,27 +30,28 @@ def experience_classes(experience: Any) -> Tensor:
     return torch.tensor(sorted(int(label) for label in dataset.targets.uniques))
 
 
-def strategy_columns(strategy: Any, space: LabelSpace, class_count: int) -> Tensor:
+def strategy_columns(strategy: Any, space: LabelSpace, class_count: int | None = None) -> Tensor:
     """Return the class ids (K,) of a label space for the experience that a strategy is at.
 
     Args:
         strategy: its ``model`` says which classes were seen and which data set each belongs to.
         space: the label space.
-        class_count: number C of columns of the model's logits.
+        class_count: number C of columns of the model's logits; None takes the model's classes.
 
     Raises:
         TypeError: the model does not know what the space needs.
     """
-    if space == "all":
-        return label_space_columns("all", class_count=class_count)
-    if space == "seen":
-        return label_space_columns("seen", class_count=class_count, seen=_classes_seen(strategy.model))
-    return label_space_columns(
+    if class_count is None:
+        class_count = len(_classes_seen(strategy.model))
+    columns = label_space_columns(
         space,
         class_count=class_count,
+        seen=_classes_seen(strategy.model) if space == "seen" else None,
         current=experience_classes(strategy.experience),
         dataset_of_class=_dataset_of_class(strategy.model) if space == "dataset" else None,
     )
+    # The head of a growing model may not have a column yet for a class that comes later.
+    return columns[columns < class_count]
 
 
 def _classes_seen(model: Any) -> Tensor:

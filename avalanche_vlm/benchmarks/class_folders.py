@@ -71,14 +71,16 @@ def read_class_folders(root: AnyPath, folders: Sequence[str], argument: str) -> 
         ValueError: folders that are missing, that are not in ``folders``, or that hold no image.
     """
     found = class_folders(root, argument)
-    for names, problem in ((set(folders) - set(found), "without"), (set(found) - set(folders), "with also")):
-        if names:
-            raise wrong_value(
-                argument,
-                f"a folder with the same {len(folders)} class folders as the others",
-                f"{str(root)!r} {problem} {_listed(names)}",
-                close_names(min(names), set(found) ^ names),
-            )
+    missing, extra = set(folders) - set(found), set(found) - set(folders)
+    if missing or extra:
+        differences = [f"without {_listed(missing)}"] if missing else []
+        differences += [f"with {_listed(extra)}"] if extra else []
+        raise wrong_value(
+            argument,
+            f"a folder with the same {len(folders)} class folders as the other part",
+            f"{str(root)!r} {' and '.join(differences)}",
+            "Spell the folder of a class alike everywhere, and move away what is no class.",
+        )
     class_ids = {folder: index for index, folder in enumerate(folders)}
     samples = make_dataset(
         str(Path(root).expanduser()), class_ids, extensions=IMG_EXTENSIONS, allow_empty=True

@@ -111,12 +111,18 @@ def class_incremental(
 
 
 def host_dataset(
-    dataset: Any, names: ClassNames, *, task_label: int = 0
+    dataset: Any, names: ClassNames, **arguments: Any
 ) -> TaskAwareSupervisedClassificationDataset[Any]:
-    """Return a named data set of the host that reads from ``dataset`` (x, y)."""
+    """Return a named data set of the host that reads from ``dataset`` (x, y).
+
+    Args:
+        dataset: a data set with ``targets``.
+        names: the names of all classes.
+        **arguments: for the host: task labels and transforms.
+    """
     targets = [int(label) for label in dataset.targets]
     # The host's public function for this leaves the labels out, and its builders then refuse it.
-    labelled: Any = _make_taskaware_classification_dataset(dataset, targets=targets, task_labels=task_label)
+    labelled: Any = _make_taskaware_classification_dataset(dataset, targets=targets, **arguments)
     return name_dataset(labelled, names)
 
 
@@ -157,6 +163,8 @@ def _class_order(class_count: int, class_order: Sequence[int] | None, seed: int 
         return torch.randperm(class_count, generator=torch.Generator().manual_seed(int(seed))).tolist()
     if seed is not None:
         raise wrong_value("seed", "left out where `class_order` is given", seed)
+    if not isinstance(class_order, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise wrong_type("class_order", "a list of class ids", class_order)
     order: list[int] = []
     for index in class_order:
         if isinstance(index, bool) or not isinstance(index, Integral):  # pyright: ignore[reportUnnecessaryIsInstance]

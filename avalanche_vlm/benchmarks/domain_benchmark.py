@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from avalanche.benchmarks import dataset_benchmark
 from avalanche.benchmarks.scenarios.deprecated.classification_scenario import GenericCLScenario
 from typing_extensions import Unpack
 
@@ -46,8 +45,8 @@ def domain_benchmark(
             the domain.
 
     Returns:
-        The host's ``dataset_benchmark`` over these samples, with what ``nc_benchmark`` has where it
-        makes sense: task labels, the classes of each experience, and the benchmark itself.
+        A ``GenericCLScenario`` of the host, whose experiences have what those of ``nc_benchmark``
+        have: task labels in each sample, the classes of the experience, and the benchmark itself.
 
     Raises:
         TypeError: an argument is of a wrong type.
@@ -141,12 +140,21 @@ def _domain_incremental(
     check_stream_arguments(task_labels, train_transform, eval_transform)
     for domain, (train, test) in datasets.items():
         check_every_class_present(train, test, range(len(names)), names, where=f" of domain {domain!r}")
-    train_parts: list[Any] = []
-    test_parts: list[Any] = []
-    for index, (train, test) in enumerate(datasets.values()):
-        task_label = index if task_labels else 0
-        train_parts.append(host_dataset(train, names, task_label=task_label))
-        test_parts.append(host_dataset(test, names, task_label=task_label))
-    return dataset_benchmark(
-        train_parts, test_parts, train_transform=train_transform, eval_transform=eval_transform
-    )
+    groups = {"train": (train_transform, None), "eval": (eval_transform, None)}
+    # The host's `dataset_benchmark` would hand out the test stream with the train transform.
+    streams = {
+        stream: [
+            host_dataset(
+                parts[position],
+                names,
+                task_labels=index if task_labels else 0,
+                transform_groups=groups,
+                initial_transform_group=group,
+            )
+            for index, parts in enumerate(datasets.values())
+        ]
+        for position, (stream, group) in enumerate((("train", "train"), ("test", "eval")))
+    }
+    benchmark = GenericCLScenario(stream_definitions={name: (parts,) for name, parts in streams.items()})
+    setattr(benchmark, "n_classes", len(names))  # noqa: B010  (what the host's own scenarios have)
+    return benchmark

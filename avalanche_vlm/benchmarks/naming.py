@@ -69,13 +69,19 @@ def with_class_names(benchmark: AnyBenchmark, names: Iterable[str]) -> AnyBenchm
 
 
 def _check_name_count(benchmark: CLScenario[Any], names: ClassNames) -> None:
-    labels = {
-        int(label)
-        for stream in benchmark.streams.values()
-        if isinstance(stream, SequenceCLStream) and not _is_lazy(stream)
-        for experience in stream
-        for label in experience.dataset.targets.uniques
-    }
+    labels: set[int] = set()
+    for stream in benchmark.streams.values():
+        if not isinstance(stream, SequenceCLStream) or _is_lazy(stream):
+            continue
+        for experience in stream:
+            targets = getattr(getattr(experience, "dataset", None), "targets", None)
+            if targets is None:
+                raise wrong_value(
+                    "benchmark",
+                    "a benchmark with labelled data",
+                    f"an experience of the stream {stream.name!r} whose data have no `targets`",
+                )
+            labels.update(map(int, targets.uniques))
     if labels and len(names) != max(labels) + 1:
         raise wrong_value(
             "names",

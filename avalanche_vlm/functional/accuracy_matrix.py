@@ -143,8 +143,9 @@ def last_accuracy(accuracies: Tensor, counts: Tensor | None = None) -> Tensor:
     References:
         ZSCL (ICCV 2023), from MTIL's official evaluation.
     """
+    rows = _trained_rows(accuracies)
     weights = _weights(accuracies, counts)
-    return (_trained_rows(accuracies)[-1] * weights).sum() / weights.sum()
+    return (rows[-1] * weights).sum() / weights.sum()
 
 
 def transfer(accuracies: Tensor) -> Tensor:
@@ -330,36 +331,39 @@ def zero_shot_accuracy(accuracies: Tensor) -> Tensor:
 def accuracy_matrix_summary(
     accuracies: Tensor, *, space: LabelSpace, counts: Tensor | None = None
 ) -> dict[str, float]:
-    """Return every metric of this module by the name of its function.
+    """Return the metrics that a label space has, by the names of their functions.
 
     Args:
         accuracies: (T+1, T).
-        space: the label space that the matrix was measured in; ``ci_transfer`` is there for
-            ``"all"`` only, because it is not defined in another.
+        space: the label space that the matrix was measured in. ``"seen"`` says nothing about
+            experiences not trained on yet, so its summary leaves out ``average_accuracy``,
+            ``transfer``, ``forward_transfer`` and ``zero_shot_accuracy``; ``ci_transfer`` is there
+            for ``"all"`` only.
         counts: (T,), test samples of each experience; adds ``pooled_last_accuracy`` and
             ``pooled_average_incremental_accuracy``, which weigh by them.
 
     Returns:
-        Name to value; NaN where a metric is not defined.
+        Name to value; NaN where an entry is missing.
 
     Raises:
         ValueError: a shape does not fit, or ``space`` is unknown.
 
-    >>> summary = accuracy_matrix_summary(torch.tensor([[0.25], [1.0]]), space="seen")
+    >>> summary = accuracy_matrix_summary(torch.tensor([[0.25], [1.0]]), space="dataset")
     >>> summary["last_accuracy"], summary["zero_shot_accuracy"], summary["forgetting"]
     (1.0, 0.25, nan)
     """
     check_choice("space", space, LABEL_SPACES)
     values = {
-        "average_accuracy": average_accuracy(accuracies),
         "average_incremental_accuracy": average_incremental_accuracy(accuracies),
         "last_accuracy": last_accuracy(accuracies),
         "forgetting": forgetting(accuracies),
         "backward_transfer": backward_transfer(accuracies),
-        "forward_transfer": forward_transfer(accuracies),
-        "transfer": transfer(accuracies),
-        "zero_shot_accuracy": zero_shot_accuracy(accuracies),
     }
+    if space != "seen":
+        values["average_accuracy"] = average_accuracy(accuracies)
+        values["transfer"] = transfer(accuracies)
+        values["forward_transfer"] = forward_transfer(accuracies)
+        values["zero_shot_accuracy"] = zero_shot_accuracy(accuracies)
     if space == "all":
         values["ci_transfer"] = ci_transfer(accuracies)
     if counts is not None:

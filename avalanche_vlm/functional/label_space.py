@@ -57,7 +57,7 @@ def label_space_columns(
     if space == "seen":
         if seen is None:
             raise wrong_value("seen", "given for the space 'seen'", None)
-        return seen.nonzero().flatten().cpu()
+        return torch.arange(len(seen))[seen.cpu()]
     if current is None:
         raise wrong_value("current", f"given for the space {space!r}", None)
     current = current.unique().cpu()

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from avalanche_vlm.logging.plots import (
-    plot_accuracy_matrices,
-    plot_accuracy_matrix,
-    plot_accuracy_over_experiences,
-    save_figure,
-)
+from avalanche_vlm.logging._figures import save_figure
+from avalanche_vlm.logging.curve_plots import plot_accuracy_over_experiences
+from avalanche_vlm.logging.matrix_plots import plot_accuracy_matrices, plot_accuracy_matrix
 from avalanche_vlm.logging.results import (
     ResultRow,
     matrix_rows,

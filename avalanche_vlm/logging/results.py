@@ -95,7 +95,7 @@ def matrix_rows(
 
     >>> rows = matrix_rows(torch.tensor([[0.25], [1.0]]), method="naive", space="all")
     >>> [(row.metric, row.after_experience, row.value) for row in rows][:3]
-    [('accuracy', 0, 0.25), ('accuracy', 1, 1.0), ('average_accuracy', None, 1.0)]
+    [('accuracy', 0, 0.25), ('accuracy', 1, 1.0), ('average_incremental_accuracy', None, 1.0)]
     """
     check_type("method", method, str)
     check_type("benchmark", benchmark, str)

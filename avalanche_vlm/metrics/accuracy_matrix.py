@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, final
 
-import torch
 from avalanche.evaluation import PluginMetric
 from avalanche.evaluation.metric_results import MetricValue
 from avalanche.evaluation.metric_utils import (
@@ -17,13 +16,11 @@ from avalanche.evaluation.metric_utils import (
 from avalanche.training.supervised import JointTraining
 from torch import Tensor
 
-from avalanche_vlm._checks import check_choice, check_type, close_names, wrong_type, wrong_value
-from avalanche_vlm._host import experience_classes
+from avalanche_vlm._checks import check_choice, close_names, wrong_type, wrong_value
 from avalanche_vlm.functional.accuracy_matrix import accuracy_matrix_summary
 from avalanche_vlm.functional.label_space import (
     LABEL_SPACES,
     LabelSpace,
-    label_space_columns,
     label_space_predictions,
 )
 from avalanche_vlm.metrics._stream_accuracies import StreamAccuracies
@@ -191,7 +188,10 @@ class AccuracyMatrixMetric(PluginMetric[dict[str, Tensor]]):
         if not isinstance(logits, Tensor) or logits.ndim != 2:
             raise wrong_type("strategy.mb_output", "logits (B, C) of the model", logits)
         if self._columns is None:
-            self._columns = self._experience_columns(strategy, logits)
+            columns = strategy_columns(strategy, self.space, logits.shape[1])
+            current = experience_classes(strategy.experience)
+            self._defined = self.space != "seen" or bool(torch.isin(current, columns).any())
+            self._columns = columns.to(logits.device)
         correct = (label_space_predictions(logits, self._columns) == targets).sum()
         self._correct = correct if self._correct is None else self._correct + correct
         self._count += len(targets)
@@ -232,13 +232,15 @@ class AccuracyMatrixMetric(PluginMetric[dict[str, Tensor]]):
 
     def _summary_so_far(self, stream: str) -> dict[str, float]:
         matrix, counts, trained = self.matrix(stream), self.counts(stream), len(self._trained)
-        whole = accuracy_matrix_summary(matrix, space=self.space)
+        summary = accuracy_matrix_summary(matrix, space=self.space)
+        # Zero-shot accuracy is known of the whole stream from the start.
+        zero_shot = {name: value for name, value in summary.items() if name == "zero_shot_accuracy"}
         if trained == 0:
-            return {"zero_shot_accuracy": whole["zero_shot_accuracy"]}
+            return zero_shot
         so_far = accuracy_matrix_summary(
             matrix[: trained + 1, :trained], space=self.space, counts=counts[:trained]
         )
-        return {**so_far, "zero_shot_accuracy": whole["zero_shot_accuracy"]}
+        return {**so_far, **zero_shot}
 
     def _summary_name(self, metric: str, stream: str) -> str:
         words = "".join(word.capitalize() for word in metric.split("_")).replace("CiTransfer", "CITransfer")
@@ -248,24 +250,6 @@ class AccuracyMatrixMetric(PluginMetric[dict[str, Tensor]]):
             "stream_name": stream,
         }
         return generic_get_metric_name(default_metric_name_template, name)
-
-    def _experience_columns(self, strategy: Any, logits: Tensor) -> Tensor:
-        """Return the classes that count, and note whether the experience has an accuracy at all."""
-        width, model = logits.shape[1], strategy.model
-        if self.space == "all":
-            return torch.arange(width, device=logits.device)
-        current = experience_classes(strategy.experience)
-        if self.space == "seen":
-            columns = label_space_columns("seen", class_count=width, seen=_classes_seen(model))
-            self._defined = bool(torch.isin(current, columns).any())
-        elif self.space == "dataset":
-            columns = label_space_columns(
-                "dataset", class_count=width, current=current, dataset_of_class=_dataset_of_class(model)
-            )
-        else:
-            columns = label_space_columns("experience", class_count=width, current=current)
-        # The head of a growing model may not have a column yet for a class that comes later.
-        return columns[columns < width].to(logits.device)
 
 
 def continual_metrics(*, spaces: Sequence[LabelSpace] = ("seen", "all")) -> list[AccuracyMatrixMetric]:
@@ -301,31 +285,3 @@ def _stream_length(experience: Any) -> int:
     """Return how many experiences the stream has, 0 if it does not know (lazy streams)."""
     stream = experience.origin_stream
     return len(stream) if hasattr(stream, "__len__") else 0
-
-
-def _classes_seen(model: Any) -> Tensor:
-    seen = getattr(model, "classes_seen", None)
-    if not isinstance(seen, Tensor):
-        raise wrong_type(
-            "strategy.model",
-            "a model with a bool tensor `classes_seen` (C,), for the label space 'seen'",
-            model,
-            "Use CLIPClassifier, or measure in the label space 'all' or 'experience'.",
-        )
-    return seen
-
-
-def _dataset_of_class(model: Any) -> Tensor | None:
-    """Return an id of the data set of each class (C,), or None if all belong to one."""
-    names = getattr(model, "class_names", None)
-    datasets = getattr(names, "datasets", None)
-    if datasets is None:
-        raise wrong_type(
-            "strategy.model",
-            "a model with named classes (`class_names.datasets`), for the label space 'dataset'",
-            model,
-            "Use CLIPClassifier and call set_classes, or measure in the label space 'experience'.",
-        )
-    check_type("class_names.datasets", datasets, tuple)
-    ids = {name: index for index, name in enumerate(dict.fromkeys(datasets))}
-    return torch.tensor([ids[name] for name in datasets]) if datasets else None

@@ -201,8 +201,6 @@ class OpenCLIPBackbone(VisionLanguageBackbone):
         tokens, hidden = tokens[:, :length], embeddings[:, :length]
         hidden = hidden + text.positional_embedding[:length].to(hidden.dtype)
         mask = None if text.attn_mask is None else text.attn_mask[:length, :length]
-        if text.use_pad_mask:
-            mask = text._build_additive_mask(tokens, length, hidden.dtype)
         hidden = text.ln_final(text.transformer(hidden, attn_mask=mask))
         pooled = text_global_pool(hidden, tokens, text.pool_type, eos_token_id=text.eos_id)
         projection = text.text_projection

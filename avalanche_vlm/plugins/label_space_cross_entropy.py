@@ -71,7 +71,7 @@ class LabelSpaceCrossEntropy(nn.Module, SupervisedPlugin[Any]):
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Read the classes of the label space."""
         if self.space != "all":
-            self._columns = strategy_columns(strategy, self.space, len(strategy.model.classes_seen))
+            self._columns = strategy_columns(strategy, self.space)
 
     def before_eval_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Read the classes for the evaluation loss."""

@@ -39,9 +39,7 @@ class _Draws:
         return low + (high - low) * unit
 
 
-def _by_kind(
-    names: Sequence[str], functions: dict[str, PlaneFunction], x: Tensor, y: Tensor
-) -> Tensor:
+def _by_kind(names: Sequence[str], functions: dict[str, PlaneFunction], x: Tensor, y: Tensor) -> Tensor:
     """Evaluate for each image the function of its kind, all images of a kind at once."""
     result = torch.empty_like(x)
     for kind, function in functions.items():
@@ -64,9 +62,7 @@ def _background(draw: _Draws) -> Tensor:
 
 
 @torch.no_grad()
-def render(
-    objects: Sequence[WorldObject], *, style: str = "photo", generator: torch.Generator
-) -> Tensor:
+def render(objects: Sequence[WorldObject], *, style: str = "photo", generator: torch.Generator) -> Tensor:
     """Draw one picture of each object.
 
     Args:

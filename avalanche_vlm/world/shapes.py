@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ def _half_plane(x: Tensor, y: Tensor, start: tuple[float, float], end: tuple[flo
 def _convex(x: Tensor, y: Tensor, *corners: tuple[float, float]) -> Tensor:
     """Return the distance to a convex polygon, given counter-clockwise."""
     distance = _half_plane(x, y, corners[-1], corners[0])
-    for start, end in zip(corners[:-1], corners[1:], strict=True):
+    for start, end in pairwise(corners):
         distance = torch.maximum(distance, _half_plane(x, y, start, end))
     return distance
 
@@ -74,7 +75,9 @@ def star(x: Tensor, y: Tensor) -> Tensor:
 def heart(x: Tensor, y: Tensor) -> Tensor:
     """Return the distance to a heart: a square on its corner and a disc on either upper edge."""
     side = x.abs()
-    lower = _convex(side, y, (-1.0, 0.0), (0.0, -1.0), (0.95, -0.05), (0.475, 0.425), (0.0, 0.45), (-1.0, 0.4))
+    lower = _convex(
+        side, y, (-1.0, 0.0), (0.0, -1.0), (0.95, -0.05), (0.475, 0.425), (0.0, 0.45), (-1.0, 0.4)
+    )
     return torch.minimum(lower, torch.hypot(side - 0.48, y - 0.35) - 0.55)
 
 

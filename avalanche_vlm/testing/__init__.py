@@ -1,0 +1,43 @@
+"""Public checks of the laws that components keep, and tiny models and benchmarks to run them on."""
+
+from avalanche_vlm.testing.laws import (
+    LawBroken,
+    check_arguments,
+    check_callbacks,
+    check_composes,
+    check_documented,
+    check_frozen,
+    check_gradient,
+    check_modes,
+    check_repeatable,
+    check_resumable,
+    check_seeded,
+    check_zero_weight,
+)
+from avalanche_vlm.testing.tiny import (
+    TINY_CLASSES,
+    TinyBackbone,
+    tiny_benchmark,
+    tiny_classifier,
+    tiny_images,
+)
+
+__all__ = [
+    "TINY_CLASSES",
+    "LawBroken",
+    "TinyBackbone",
+    "check_arguments",
+    "check_callbacks",
+    "check_composes",
+    "check_documented",
+    "check_frozen",
+    "check_gradient",
+    "check_modes",
+    "check_repeatable",
+    "check_resumable",
+    "check_seeded",
+    "check_zero_weight",
+    "tiny_benchmark",
+    "tiny_classifier",
+    "tiny_images",
+]

@@ -1,0 +1,15 @@
+"""What all tests share: where real data is, and quiet for the host's known warnings."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with real features and images; tests that need it are skipped without it."""
+    folder = os.environ.get("AVALANCHE_VLM_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("AVALANCHE_VLM_DATA names no folder with real data")
+    return Path(folder)

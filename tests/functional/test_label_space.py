@@ -1,0 +1,111 @@
+"""Label spaces against loops in float64."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as nnF
+
+from avalanche_vlm.functional import (
+    LABEL_SPACES,
+    label_space_columns,
+    label_space_cross_entropy,
+    label_space_predictions,
+)
+
+
+def reference(logits, targets, columns, smoothing):
+    """Cross-entropy with the label's mass smoothed over the space, by loop."""
+    space = sorted({*columns, *targets})
+    total = 0.0
+    for row, label in zip(logits, targets, strict=True):
+        top = max(row[c] for c in space)
+        normaliser = top + math.log(sum(math.exp(row[c] - top) for c in space))
+        for c in space:
+            mass = smoothing / len(space) + (1 - smoothing) * (c == label)
+            total -= mass * (row[c] - normaliser)
+    return total / len(targets)
+
+
+@st.composite
+def batches(draw):
+    classes = draw(st.integers(2, 7))
+    size = draw(st.integers(1, 5))
+    seed = draw(st.integers(0, 2**31))
+    generator = torch.Generator().manual_seed(seed)
+    logits = 10 * torch.randn(size, classes, generator=generator, dtype=torch.float64)
+    targets = torch.randint(0, classes, (size,), generator=generator)
+    columns = draw(st.lists(st.integers(0, classes - 1), unique=True))
+    return logits, targets, torch.tensor(sorted(columns), dtype=torch.int64)
+
+
+@settings(max_examples=40, deadline=None)
+@given(batches(), st.sampled_from([0.0, 0.1, 0.5]))
+def test_cross_entropy_equals_the_loop(batch, smoothing):
+    logits, targets, columns = batch
+    loss = label_space_cross_entropy(logits, targets, columns, label_smoothing=smoothing)
+    expected = reference(logits.tolist(), targets.tolist(), columns.tolist(), smoothing)
+    assert float(loss) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+def test_replayed_labels_outside_the_space_stay_finite():
+    logits = torch.tensor([[50.0, -50.0, 0.0, 3.0]] * 2)
+    targets, columns = torch.tensor([3, 1]), torch.tensor([2, 3])
+    for smoothing in (0.0, 0.2):
+        assert label_space_cross_entropy(logits, targets, columns, label_smoothing=smoothing).isfinite()
+
+
+def test_columns_outside_the_space_have_no_influence_and_no_gradient():
+    logits = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
+    targets, columns = torch.tensor([1, 2, 1, 2]), torch.tensor([1, 2, 4])
+    loss = label_space_cross_entropy(logits, targets, columns, label_smoothing=0.3)
+    loss.backward()
+    assert torch.equal(logits.grad[:, [0, 3]], torch.zeros(4, 2, dtype=torch.float64))
+    assert (logits.grad[:, [1, 2, 4]] != 0).all()
+    changed = logits.detach().clone()
+    changed[:, [0, 3]] = 1e30
+    assert torch.equal(
+        label_space_cross_entropy(changed, targets, columns, label_smoothing=0.3), loss.detach()
+    )
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_all_columns_are_plain_cross_entropy(smoothing):
+    logits, targets = torch.randn(6, 5), torch.randint(0, 5, (6,))
+    columns = label_space_columns("all", class_count=5)
+    torch.testing.assert_close(
+        label_space_cross_entropy(logits, targets, columns, label_smoothing=smoothing),
+        nnF.cross_entropy(logits, targets, label_smoothing=smoothing),
+        rtol=0,
+        atol=0,
+    )
+
+
+@settings(max_examples=30, deadline=None)
+@given(batches())
+def test_predictions_equal_the_loop(batch):
+    logits, _, columns = batch
+    predictions = label_space_predictions(logits, columns)
+    for row, prediction in zip(logits.tolist(), predictions.tolist(), strict=True):
+        assert prediction == max(columns.tolist(), key=lambda c: row[c], default=-1)
+
+
+def test_columns_of_each_space():
+    seen = torch.tensor([True, False, True, False, False])
+    current, datasets = torch.tensor([3, 3]), torch.tensor([0, 0, 1, 1, 2])
+    given_all = {"class_count": 5, "seen": seen, "current": current, "dataset_of_class": datasets}
+    columns = {space: label_space_columns(space, **given_all).tolist() for space in LABEL_SPACES}
+    assert columns == {"seen": [0, 2], "all": [0, 1, 2, 3, 4], "experience": [3], "dataset": [2, 3]}
+    assert label_space_columns("dataset", class_count=3, current=current).tolist() == [0, 1, 2]
+
+
+def test_what_a_space_needs_is_asked_for():
+    with pytest.raises(ValueError, match="`seen` must be given for the space 'seen'"):
+        label_space_columns("seen", class_count=2)
+    for space in ("experience", "dataset"):
+        with pytest.raises(ValueError, match=f"`current` must be given for the space '{space}'"):
+            label_space_columns(space, class_count=2)
+    with pytest.raises(ValueError, match="Did you mean 'seen'"):
+        label_space_columns("sen", class_count=2)

@@ -1,0 +1,186 @@
+import copy
+import pickle
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from avalanche_vlm.models import CosineHead, EmbeddingBackbone, LearnedContextHead, TextFeatureHead, ZeroShotHead
+from avalanche_vlm.testing import TINY_CLASSES, TinyBackbone, tiny_classifier, tiny_images
+from avalanche_vlm.text import ClassNames
+
+NAMES = ClassNames(TINY_CLASSES)
+
+
+def named(head, backbone=None, names=NAMES):
+    backbone = TinyBackbone() if backbone is None else backbone
+    head.set_classes(names, backbone)
+    return head, backbone
+
+
+class Counting(TinyBackbone):
+    """Counts the texts that it encodes."""
+
+    texts = 0
+
+    def encode_token_embeddings(self, embeddings, tokens):
+        self.texts += len(tokens)
+        return super().encode_token_embeddings(embeddings, tokens)
+
+
+def test_the_ensemble_is_the_mean_of_normalised_features():
+    templates = ["a photo of a {}.", "one {} in the dark", "{}"]
+    head, backbone = named(ZeroShotHead(templates))
+    with torch.no_grad():
+        for index, name in enumerate(NAMES):
+            features = [backbone.encode_text(backbone.tokenize([t.format(name)]))[0].double() for t in templates]
+            mean = sum(feature / feature.norm() for feature in features) / len(features)
+            torch.testing.assert_close(head(backbone)[index].double(), mean, atol=1e-6, rtol=0)
+
+
+def test_weights_are_kept_until_something_they_depend_on_changes():
+    head, backbone = named(ZeroShotHead(), Counting())
+    first = head(backbone)
+    assert backbone.texts == 6
+    assert head(backbone) is first
+    assert backbone.texts == 6
+
+    changes = {
+        "an edit in place": lambda: backbone.text_tower.ln_final.weight.add_(1.0),
+        "loaded weights": lambda: backbone.load_state_dict(TinyBackbone(seed=5).state_dict()),
+        "other names": lambda: head.set_classes(ClassNames(reversed(TINY_CLASSES)), backbone),
+        "forget": head.forget,
+    }
+    for change in changes.values():
+        before = backbone.texts
+        with torch.no_grad():
+            change()
+        head(backbone)
+        assert backbone.texts == before + 6
+    # Nothing in the image tower matters.
+    with torch.no_grad():
+        backbone.image_tower.ln_post.weight.add_(1.0)
+    before = backbone.texts
+    head(backbone)
+    assert backbone.texts == before
+
+
+def test_an_optimizer_step_is_noticed():
+    model = tiny_classifier(trainable="text")
+    model.eval()
+    images, labels = tiny_images()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    with torch.no_grad():
+        before = model(images)
+    F.cross_entropy(model(images), labels).backward()
+    optimizer.step()
+    with torch.no_grad():
+        after = model(images)
+    assert not torch.equal(before, after)
+    fresh = copy.deepcopy(model)
+    with torch.no_grad():
+        torch.testing.assert_close(fresh(images), after)
+
+
+def test_an_edit_through_data_is_noticed_at_the_next_change_of_mode():
+    model = tiny_classifier(trainable="text").eval()
+    images, _ = tiny_images()
+    with torch.no_grad():
+        before = model(images)
+        for parameter in model.parameters():
+            parameter.data.mul_(1.1)
+        model.train()
+        model.eval()
+        assert not torch.equal(before, model(images))
+
+
+def test_with_gradients_the_text_tower_is_always_encoded_anew():
+    model = tiny_classifier(trainable="text")
+    images, _ = tiny_images()
+    model(images).sum().backward()
+    assert any(p.grad is not None and p.grad.any() for p in model.parameters())
+
+
+def test_kept_weights_are_in_no_copy_and_no_pickle():
+    head, backbone = named(ZeroShotHead())
+    head(backbone)
+    for other in (copy.deepcopy(head), pickle.loads(pickle.dumps(head))):
+        assert other._kept is None
+        assert torch.equal(other(backbone), head(backbone))
+
+
+@pytest.mark.parametrize("sharing", ["shared", "per-class"])
+def test_a_context_of_words_starts_as_the_template_with_these_words(sharing):
+    learned, backbone = named(LearnedContextHead(initial_context="a photo of a", sharing=sharing))
+    zero_shot, _ = named(ZeroShotHead("a photo of a {}."))
+    assert learned.context.shape == (1 if sharing == "shared" else 6, 4, 16)
+    expected = F.normalize(zero_shot(backbone), dim=-1)
+    torch.testing.assert_close(F.normalize(learned(backbone), dim=-1), expected, atol=1e-6, rtol=0)
+
+
+def test_a_shared_context_moves_every_class_and_a_per_class_one_its_own():
+    for sharing, moved in (("shared", [True] * 6), ("per-class", [True] + [False] * 5)):
+        head, backbone = named(LearnedContextHead(context_length=3, sharing=sharing))
+        before = head(backbone).detach().clone()
+        with torch.no_grad():
+            head.context[0] += 0.5
+        assert [not torch.equal(a, b) for a, b in zip(before, head(backbone), strict=True)] == moved
+
+
+def test_contexts_of_earlier_classes_stay_when_names_are_added():
+    head, backbone = named(LearnedContextHead(context_length=2, sharing="per-class"), names=NAMES[:4] and ClassNames(NAMES[:4]))
+    with torch.no_grad():
+        head.context += 1.0
+    kept = head.context.detach().clone()
+    head.set_classes(NAMES, backbone)
+    assert head.context.shape[0] == 6
+    assert torch.equal(head.context[:4], kept)
+
+
+def test_a_name_that_does_not_fit_beside_the_context_is_refused():
+    names = ClassNames(["cat", "x" * 70])
+    LearnedContextHead(context_length=4).set_classes(names, TinyBackbone())
+    with pytest.raises(ValueError, match="xxx"):
+        LearnedContextHead(context_length=8).set_classes(names, TinyBackbone())
+
+
+def test_names_that_a_tokenizer_cannot_tell_apart_are_refused():
+    backbone = TinyBackbone()
+    backbone._tokenizer = lambda texts: TinyBackbone().tokenize(["a photo of a thing." for _ in texts])
+    with pytest.raises(ValueError, match="'cat' and 'dog'.*same tokens"):
+        ZeroShotHead().set_classes(NAMES, backbone)
+
+
+def test_a_cosine_head_starts_as_the_head_that_it_is_given():
+    head, backbone = named(CosineHead(ZeroShotHead()))
+    zero_shot, _ = named(ZeroShotHead())
+    assert torch.equal(head(backbone), zero_shot(backbone))
+    assert [tuple(p.shape) for p in head.parameters()] == [(6, 16)]
+
+
+def test_given_features_are_the_weights():
+    features = torch.randn(6, 4)
+    head, backbone = named(TextFeatureHead(features), EmbeddingBackbone(4))
+    assert torch.equal(head(backbone), features)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ZeroShotHead("a photo"), "template.*exactly one"),
+        (lambda: ZeroShotHead("a {} and a {}"), "template.*exactly one"),
+        (lambda: ZeroShotHead([]), "templates"),
+        (LearnedContextHead, "context_length"),
+        (lambda: LearnedContextHead(context_length=1, initial_context="a"), "context_length"),
+        (lambda: LearnedContextHead(context_length=1, sharing="class"), "sharing"),
+        (lambda: TextFeatureHead(torch.zeros(2, 3)), r"rows \[0, 1\]"),
+        (lambda: TextFeatureHead(torch.ones(3)), "features"),
+        (lambda: TextFeatureHead(torch.ones(3, 2).long()), "features"),
+        (lambda: CosineHead("text"), "initial"),
+        (lambda: named(TextFeatureHead(torch.ones(5, 4)), EmbeddingBackbone(4)), "5 names"),
+        (lambda: named(TextFeatureHead(torch.ones(6, 3)), EmbeddingBackbone(4)), "width 4"),
+    ],
+)
+def test_mistakes_are_named(make, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        make()

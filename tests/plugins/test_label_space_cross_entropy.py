@@ -1,0 +1,91 @@
+import copy
+
+import pytest
+import torch
+from avalanche.training import Naive, Replay
+from torch.nn import functional as F
+from torch.optim import SGD
+
+from avalanche_vlm.functional import label_space_cross_entropy
+from avalanche_vlm.plugins import LabelSpaceCrossEntropy
+from avalanche_vlm.testing import tiny_benchmark, tiny_classifier
+
+
+class Recording(LabelSpaceCrossEntropy):
+    """Keeps what it was asked in training."""
+
+    def __init__(self, space):
+        super().__init__(space)
+        self.calls = []
+
+    def forward(self, logits, targets):
+        loss = super().forward(logits, targets)
+        self.calls.append((logits.detach().clone(), targets.clone(), loss.detach().clone()))
+        return loss
+
+
+@pytest.mark.parametrize(("space", "after_two"), [("seen", [0, 1, 2, 3]), ("experience", [2, 3]), ("all", range(6)), ("dataset", range(6))])
+def test_in_a_stock_strategy_the_space_is_that_of_the_experience(space, after_two):
+    model, benchmark, criterion = tiny_classifier(trainable="image"), tiny_benchmark(), Recording(space)
+    strategy = Naive(
+        model=model, optimizer=SGD(model.parameters(), lr=0.01), criterion=criterion, train_mb_size=4, evaluator=None
+    )
+    strategy.train(benchmark.train_stream[0])
+    criterion.calls.clear()
+    strategy.train(benchmark.train_stream[1])
+    for logits, targets, loss in criterion.calls:
+        columns = torch.tensor(list(after_two))
+        expected = F.cross_entropy(logits[:, columns].double(), torch.searchsorted(columns, targets))
+        assert float(loss) == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_replayed_labels_outside_the_space_keep_a_finite_loss():
+    model, benchmark, criterion = tiny_classifier(trainable="image"), tiny_benchmark(), Recording("experience")
+    strategy = Replay(
+        model=model,
+        optimizer=SGD(model.parameters(), lr=0.01),
+        criterion=criterion,
+        mem_size=6,
+        train_mb_size=4,
+        evaluator=None,
+    )
+    for experience in benchmark.train_stream:
+        criterion.calls.clear()
+        strategy.train(experience)
+    replayed = [(targets, loss) for _, targets, loss in criterion.calls if (targets < 4).any()]
+    assert replayed
+    assert all(bool(loss.isfinite()) for _, loss in replayed)
+
+
+def test_evaluation_of_the_unseen_has_a_finite_loss():
+    model, benchmark, criterion = tiny_classifier(trainable="image"), tiny_benchmark(), Recording("seen")
+    strategy = Naive(
+        model=model, optimizer=SGD(model.parameters(), lr=0.01), criterion=criterion, evaluator=None
+    )
+    strategy.eval(benchmark.test_stream)
+    assert all(bool(loss.isfinite()) for *_, loss in criterion.calls)
+
+
+def test_outside_a_strategy():
+    logits, targets = torch.randn(4, 6), torch.tensor([0, 1, 2, 5])
+    assert torch.equal(LabelSpaceCrossEntropy("all")(logits, targets), F.cross_entropy(logits, targets))
+    with pytest.raises(RuntimeError, match="learns its classes from the strategy"):
+        LabelSpaceCrossEntropy("seen")(logits, targets)
+
+
+def test_a_copy_goes_on_with_the_same_space():
+    criterion = LabelSpaceCrossEntropy("experience", label_smoothing=0.1)
+    criterion._columns = torch.tensor([1, 2])
+    logits, targets = torch.randn(4, 6), torch.tensor([1, 2, 1, 2])
+    expected = label_space_cross_entropy(logits, targets, torch.tensor([1, 2]), label_smoothing=0.1)
+    assert torch.equal(copy.deepcopy(criterion)(logits, targets), expected)
+
+
+def test_a_model_that_does_not_know_what_the_space_needs_is_named():
+    model = torch.nn.Linear(16, 6)
+    benchmark = tiny_benchmark(embedded=tiny_classifier())
+    strategy = Naive(
+        model=model, optimizer=SGD(model.parameters(), lr=0.1), criterion=LabelSpaceCrossEntropy("seen"), evaluator=None
+    )
+    with pytest.raises(TypeError, match="classes_seen"):
+        strategy.train(benchmark.train_stream[0])
