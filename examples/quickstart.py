@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 import torch
+from avalanche.logging import TextLogger
 from avalanche.training import JointTraining, LwF, Replay
 from avalanche.training.plugins import EvaluationPlugin
 from rich import print as show
@@ -46,7 +47,8 @@ def build_benchmark(arguments: argparse.Namespace, model: CLIPClassifier):
 def build_strategy(method: str, model: CLIPClassifier, arguments: argparse.Namespace, metrics: list):
     """Return a strategy of ours or of the host; all of them take the same classifier."""
     common = {"model": model, "train_mb_size": 32, "eval_mb_size": 128, "device": arguments.device}
-    common |= {"evaluator": EvaluationPlugin(*metrics), "criterion": LabelSpaceCrossEntropy("seen")}
+    log = TextLogger((arguments.output / "log.txt").open("a"))
+    common |= {"evaluator": EvaluationPlugin(*metrics, loggers=[log]), "criterion": LabelSpaceCrossEntropy("seen")}
     if method == "zero-shot":
         return ZeroShot(**common)
     common |= {"optimizer": AdamW(model.parameters(), lr=arguments.lr), "train_epochs": arguments.epochs}
@@ -76,6 +78,7 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.epochs = 1 if arguments.smoke else arguments.epochs
 
+    arguments.output.mkdir(parents=True, exist_ok=True)
     results = arguments.output / "results.csv"
     results.unlink(missing_ok=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())

@@ -13,6 +13,11 @@ from avalanche_vlm.benchmarks.folder_benchmark import folder_benchmark
 from avalanche_vlm.benchmarks.labelled_tensors import LabelledTensors
 from avalanche_vlm.benchmarks.multi_dataset_benchmark import multi_dataset_benchmark
 from avalanche_vlm.benchmarks.naming import with_class_names
+from avalanche_vlm.benchmarks.small_world import (
+    small_world_benchmark,
+    small_world_domains_benchmark,
+    small_world_sequence_benchmark,
+)
 from avalanche_vlm.benchmarks.tensor_benchmark import tensor_benchmark
 from avalanche_vlm.benchmarks.torchvision_benchmark import TORCHVISION_DATASETS, torchvision_benchmark
 
@@ -27,6 +32,9 @@ __all__ = [
     "domain_folder_benchmark",
     "folder_benchmark",
     "multi_dataset_benchmark",
+    "small_world_benchmark",
+    "small_world_domains_benchmark",
+    "small_world_sequence_benchmark",
     "tensor_benchmark",
     "torchvision_benchmark",
     "with_class_names",

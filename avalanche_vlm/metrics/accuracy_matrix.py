@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, final
 
+import torch
 from avalanche.evaluation import PluginMetric
 from avalanche.evaluation.metric_results import MetricValue
 from avalanche.evaluation.metric_utils import (
@@ -17,6 +18,7 @@ from avalanche.training.supervised import JointTraining
 from torch import Tensor
 
 from avalanche_vlm._checks import check_choice, close_names, wrong_type, wrong_value
+from avalanche_vlm._host import experience_classes, strategy_columns
 from avalanche_vlm.functional.accuracy_matrix import accuracy_matrix_summary
 from avalanche_vlm.functional.label_space import (
     LABEL_SPACES,

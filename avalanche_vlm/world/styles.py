@@ -7,7 +7,6 @@ zero-shot recognition suffers and does not vanish: there is something to learn, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -27,13 +26,15 @@ def _noise(pictures: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _gaussian_blur(pictures: Tensor, sigma: float) -> Tensor:
-    reach = math.ceil(2.5 * sigma)
-    taps = torch.arange(-reach, reach + 1, device=pictures.device, dtype=pictures.dtype)
-    kernel = torch.exp(-0.5 * (taps / sigma) ** 2)
-    kernel = (kernel / kernel.sum()).expand(pictures.shape[1], 1, 1, -1)
-    channels = pictures.shape[1]
-    padded = F.pad(pictures, (reach, reach, reach, reach), mode="replicate")
-    return F.conv2d(F.conv2d(padded, kernel, groups=channels), kernel.transpose(2, 3), groups=channels)
+    def along(size: int) -> Tensor:
+        # Each row sums to one, at the border too. A product of small matrices is several times
+        # faster than a depthwise convolution with a wide kernel.
+        place = torch.arange(size, device=pictures.device, dtype=pictures.dtype)
+        weights = torch.exp(-0.5 * ((place[:, None] - place[None, :]) / sigma) ** 2)
+        return weights / weights.sum(dim=1, keepdim=True)
+
+    height, width = pictures.shape[-2:]
+    return along(height) @ pictures @ along(width).T
 
 
 def photo(pictures: Tensor, generator: torch.Generator) -> Tensor:
@@ -47,29 +48,29 @@ def sketch(pictures: Tensor, generator: torch.Generator) -> Tensor:
     down = F.pad(grey, (0, 0, 0, 1), mode="replicate")[:, :, 1:] - grey
     right = F.pad(grey, (0, 1, 0, 0), mode="replicate")[:, :, :, 1:] - grey
     outline = (3.0 * torch.hypot(down, right) - 0.2).clamp(0.0, 1.0)
-    wash = 0.9 + 0.45 * (pictures - grey)
+    wash = 0.9 + 0.85 * (pictures - grey)
     return wash * (1.0 - 0.85 * outline)
 
 
 def night(pictures: Tensor, generator: torch.Generator) -> Tensor:
     """Take most of the light away, leave a blue cast and the grain of a slow film."""
-    cast = torch.tensor([0.22, 0.27, 0.42], device=pictures.device, dtype=pictures.dtype)
+    cast = torch.tensor([0.31, 0.39, 0.60], device=pictures.device, dtype=pictures.dtype)
     return cast[None, :, None, None] * pictures + 0.03 * _noise(pictures, generator)
 
 
 def blur(pictures: Tensor, generator: torch.Generator) -> Tensor:
     """Take the pictures out of focus."""
-    return _gaussian_blur(pictures, sigma=1.4)
+    return _gaussian_blur(pictures, sigma=2.0)
 
 
 def negative(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Turn light into dark and keep the hues."""
-    return pictures + (1.0 - 2.0 * _luminance(pictures))
+    """Turn light into dark and every hue into its opposite."""
+    return 1.0 - pictures
 
 
 def mosaic(pictures: Tensor, generator: torch.Generator) -> Tensor:
     """Lay the pictures in square tiles of one colour each."""
-    tiles = F.adaptive_avg_pool2d(pictures, 14)
+    tiles = F.adaptive_avg_pool2d(pictures, 10)
     return F.interpolate(tiles, size=pictures.shape[-2:], mode="nearest")
 
 
@@ -77,19 +78,19 @@ def rain(pictures: Tensor, generator: torch.Generator) -> Tensor:
     """Let bright slanted streaks fall in front of the scene."""
     count, _, height, width = pictures.shape
     seeds = torch.rand(count, 1, height, width, generator=generator, device=pictures.device)
-    drops = (seeds < 0.03).to(pictures.dtype)
+    drops = (seeds < 0.04).to(pictures.dtype)
     streak = torch.zeros(1, 1, 7, 7, device=pictures.device, dtype=pictures.dtype)
     for step in range(7):
         streak[0, 0, step, 4 - step // 3] = 1.0
     streaks = F.conv2d(drops, streak, padding=3).clamp(max=1.0)
-    return pictures + 0.6 * streaks * (0.9 - pictures)
+    return pictures + 0.7 * streaks * (0.9 - pictures)
 
 
 def fog(pictures: Tensor, generator: torch.Generator) -> Tensor:
     """Let the scene fade into a pale haze of uneven thickness."""
     count = pictures.shape[0]
     coarse = torch.rand(count, 1, 4, 4, generator=generator, device=pictures.device)
-    haze = 0.7 + 0.2 * F.interpolate(coarse, size=pictures.shape[-2:], mode="bilinear")
+    haze = 0.52 + 0.2 * F.interpolate(coarse, size=pictures.shape[-2:], mode="bilinear")
     return (1.0 - haze) * pictures + haze * 0.85
 
 
