@@ -1,12 +1,12 @@
 """Five methods on one class-incremental stream: a table, a CSV file and two pictures.
 
-The default runs offline on the CPU with the small CLIP of the package on rendered objects. The same
-job at full size:
+The default runs offline on the CPU: the small CLIP of the package on rendered objects. Full size:
 
-    python quickstart.py --backbone ViT-B-16 --pretrained openai --dataset cifar100 --root data --device cuda
+    python quickstart.py --backbone ViT-B-16 --pretrained openai --dataset cifar100 --device cuda
 """
 
 import argparse
+import logging
 from pathlib import Path
 
 import torch
@@ -15,17 +15,9 @@ from avalanche.training import JointTraining, LwF, Replay
 from avalanche.training.plugins import EvaluationPlugin
 from rich import print as show
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from torch.optim import AdamW
 
+from avalanche_vlm import logging as report
 from avalanche_vlm.benchmarks import class_names, small_world_benchmark, torchvision_benchmark
-from avalanche_vlm.logging import (
-    plot_accuracy_matrices,
-    plot_accuracy_over_experiences,
-    result_rows,
-    results_table,
-    save_figure,
-    write_results,
-)
 from avalanche_vlm.metrics import continual_metrics
 from avalanche_vlm.models import CLIPClassifier, LoRA, OpenCLIPBackbone
 from avalanche_vlm.plugins import LabelSpaceCrossEntropy
@@ -46,12 +38,16 @@ def build_benchmark(arguments: argparse.Namespace, model: CLIPClassifier):
 
 def build_strategy(method: str, model: CLIPClassifier, arguments: argparse.Namespace, metrics: list):
     """Return a strategy of ours or of the host; all of them take the same classifier."""
-    common = {"model": model, "train_mb_size": 32, "eval_mb_size": 128, "device": arguments.device}
     log = TextLogger((arguments.output / "log.txt").open("a"))
-    common |= {"evaluator": EvaluationPlugin(*metrics, loggers=[log]), "criterion": LabelSpaceCrossEntropy("seen")}
+    common = {"model": model, "train_mb_size": 32, "eval_mb_size": 128, "device": arguments.device}
+    common |= {
+        "evaluator": EvaluationPlugin(*metrics, loggers=[log]),
+        "criterion": LabelSpaceCrossEntropy("seen"),
+    }
     if method == "zero-shot":
         return ZeroShot(**common)
-    common |= {"optimizer": AdamW(model.parameters(), lr=arguments.lr), "train_epochs": arguments.epochs}
+    common |= {"optimizer": torch.optim.AdamW(model.parameters(), lr=arguments.lr)}
+    common |= {"train_epochs": 1 if arguments.smoke else arguments.epochs}
     if method == "naive fine-tuning":
         return FineTune(**common)
     if method == "LwF":
@@ -63,7 +59,9 @@ def build_strategy(method: str, model: CLIPClassifier, arguments: argparse.Names
 
 def main() -> None:
     """Run the five methods and write what they did."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--backbone", default="small-clip", help="a model name of open_clip")
     parser.add_argument("--pretrained", default="small-world", help="a tag of open_clip or a file of weights")
     parser.add_argument("--dataset", default="small-world", help="small-world, cifar10 or cifar100")
@@ -76,8 +74,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("results"))
     parser.add_argument("--smoke", action="store_true", help="a few seconds, to see that everything runs")
     arguments = parser.parse_args()
-    arguments.epochs = 1 if arguments.smoke else arguments.epochs
-
+    logging.captureWarnings(True)  # the host's notes on its own next version
     arguments.output.mkdir(parents=True, exist_ok=True)
     results = arguments.output / "results.csv"
     results.unlink(missing_ok=True)
@@ -91,18 +88,20 @@ def main() -> None:
             model.set_classes(class_names(benchmark))
             metrics = continual_metrics(spaces=("seen", "all"))
             strategy = build_strategy(method, model, arguments, metrics)
-            whole = [benchmark.train_stream] if method == "joint training" else benchmark.train_stream
             strategy.eval(benchmark.test_stream)
+            whole = [benchmark.train_stream] if method == "joint training" else benchmark.train_stream
             for experience in progress.track(whole, description=method):
                 strategy.train(experience)
                 strategy.eval(benchmark.test_stream)
-            rows = result_rows(metrics, method=method, benchmark=arguments.dataset, seed=arguments.seed)
-            write_results(results, rows)
-
-    show(results_table(results, title=f"{arguments.backbone} on {arguments.dataset}"))
-    save_figure(plot_accuracy_matrices(results, space="all"), arguments.output / "accuracy_matrices.png")
-    save_figure(plot_accuracy_over_experiences(results), arguments.output / "accuracy_over_experiences.png")
-    show(f"Written to {arguments.output}: results.csv, accuracy_matrices.png, accuracy_over_experiences.png")
+            report.write_results(results, report.result_rows(metrics, method=method, seed=arguments.seed))
+    show(report.results_table(results, title=f"{arguments.backbone} on {arguments.dataset}"))
+    report.save_figure(
+        report.plot_accuracy_matrices(results, space="all"), arguments.output / "accuracy_matrices.png"
+    )
+    report.save_figure(
+        report.plot_accuracy_over_experiences(results), arguments.output / "accuracy_over_experiences.png"
+    )
+    show(f"Table, pictures and log are in {arguments.output}: results.csv, accuracy_*.png, log.txt")
 
 
 if __name__ == "__main__":

@@ -125,7 +125,7 @@ def names_of_folders(
             advice = close_names(min(unknown), folders) if unknown else ""
             raise wrong_value("class_names", "a name for each class folder", got, advice)
         names = [class_names[folder] for folder in folders]
-    elif isinstance(class_names, Sequence) and not isinstance(class_names, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+    elif isinstance(class_names, Sequence) and not isinstance(class_names, str):
         names = list(class_names)
         if len(names) != len(folders):
             raise wrong_value(

@@ -163,11 +163,11 @@ def _class_order(class_count: int, class_order: Sequence[int] | None, seed: int 
         return torch.randperm(class_count, generator=torch.Generator().manual_seed(int(seed))).tolist()
     if seed is not None:
         raise wrong_value("seed", "left out where `class_order` is given", seed)
-    if not isinstance(class_order, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(class_order, Iterable):
         raise wrong_type("class_order", "a list of class ids", class_order)
     order: list[int] = []
     for index in class_order:
-        if isinstance(index, bool) or not isinstance(index, Integral):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if isinstance(index, bool) or not isinstance(index, Integral):
             raise wrong_type("class_order", "a list of class ids", index)
         order.append(int(index))
     outside = [index for index in order if not 0 <= index < class_count]

@@ -46,7 +46,7 @@ def with_class_names(benchmark: AnyBenchmark, names: Iterable[str]) -> AnyBenchm
     >>> class_names(with_class_names(plain, ["cat", "dog"])).names
     ('cat', 'dog')
     """
-    if not isinstance(benchmark, CLScenario):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(benchmark, CLScenario):
         raise wrong_type("benchmark", "an Avalanche benchmark", benchmark)
     names = names if isinstance(names, ClassNames) else ClassNames(names)
     _check_name_count(benchmark, names)

@@ -218,7 +218,7 @@ def as_rows(results: Results) -> list[ResultRow]:
     rows = read_results(results) if isinstance(results, str | os.PathLike) else list(results)
     latest: dict[tuple[object, ...], ResultRow] = {}
     for row in rows:
-        if not isinstance(row, ResultRow):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(row, ResultRow):
             raise wrong_type("results", "a path or rows of results", row)
         key = (row.method, row.benchmark, row.seed, row.space, row.metric)
         latest[(*key, row.after_experience, row.experience)] = row

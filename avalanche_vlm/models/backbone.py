@@ -31,8 +31,8 @@ class VisionLanguageBackbone(nn.Module, ABC):
     embed_dim: int
     token_dim: int
     image_size: tuple[int, int] | None
-    image_tower: nn.Module | None
-    text_tower: nn.Module | None
+    image_tower: Any  # an nn.Module or None; Any, so that a subclass may say which
+    text_tower: Any
     eval_transform: Callable[[Any], Tensor]
     train_transform: Callable[[Any], Tensor]
 

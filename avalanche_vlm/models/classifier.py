@@ -61,7 +61,11 @@ class CLIPClassifier(DynamicModule):
         ValueError: an unknown ``trainable``, or a tower that the backbone does not have.
 
     References:
-        Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021.
+        Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021,
+        section 3.1.2.
+
+    Deviations:
+        None.
 
     >>> from avalanche_vlm.models import OpenCLIPBackbone
     >>> backbone = OpenCLIPBackbone("small-clip", pretrained="small-world")
@@ -145,7 +149,11 @@ class CLIPClassifier(DynamicModule):
         """
         names = class_names if isinstance(class_names, ClassNames) else ClassNames(class_names)
         earlier = self.head.class_names
-        if earlier is not None and names.names[: len(earlier)] != earlier.names and bool(self.classes_seen.any()):
+        if (
+            earlier is not None
+            and names.names[: len(earlier)] != earlier.names
+            and bool(self.classes_seen.any())
+        ):
             raise wrong_value(
                 "class_names",
                 f"a list that begins with the {len(earlier)} names set earlier, some of which were trained",
@@ -168,7 +176,7 @@ class CLIPClassifier(DynamicModule):
         if classes[0] < 0 or classes[-1] >= len(self.class_names):
             raise wrong_value(
                 "experience",
-                f"labels in 0..{len(self.class_names) - 1}, one for each of the {len(self.class_names)} names",
+                f"labels in 0..{len(self.class_names) - 1}",
                 f"labels from {int(classes[0])} to {int(classes[-1])}",
                 "Name all classes of the benchmark with model.set_classes(class_names(benchmark)).",
             )
@@ -184,12 +192,12 @@ class CLIPClassifier(DynamicModule):
             TypeError: ``x`` is not a float tensor.
             ValueError: ``x`` has neither shape, or another image size or width than the model's.
         """
-        if not isinstance(x, Tensor) or not x.is_floating_point():  # pyright: ignore[reportUnnecessaryIsInstance]
-            got = x.dtype if isinstance(x, Tensor) else type(x).__name__  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            got = x.dtype if isinstance(x, Tensor) else type(x).__name__
             raise TypeError(
-                f"The model takes float images (B, 3, H, W) or embeddings (B, D); got {got}. Give the benchmark "
-                "train_transform=model.train_transform and eval_transform=model.eval_transform, or call "
-                "model.predict, which preprocesses."
+                f"The model takes float images (B, 3, H, W) or embeddings (B, D); got {got}. Give the "
+                "benchmark train_transform=model.train_transform and eval_transform=model.eval_transform, or "
+                "call model.predict, which preprocesses."
             )
         size = self.backbone.image_size
         if x.ndim == 2 and x.shape[1] == self.backbone.embed_dim:
@@ -249,9 +257,7 @@ class CLIPClassifier(DynamicModule):
         return self.backbone.train_transform
 
     @torch.no_grad()
-    def predict(
-        self, images: Any, *, top_k: int = 1, space: Literal["all", "seen"] = "all"
-    ) -> Prediction:
+    def predict(self, images: Any, *, top_k: int = 1, space: Literal["all", "seen"] = "all") -> Prediction:
         """Name images, with probabilities.
 
         Args:
@@ -271,7 +277,11 @@ class CLIPClassifier(DynamicModule):
         device = self.backbone.logit_scale.device
         if not (isinstance(images, Tensor) and images.is_floating_point()):
             images = torch.stack([self.eval_transform(image) for image in _as_list(images)])
-        columns = torch.arange(len(self.class_names)) if space == "all" else self.classes_seen.nonzero().flatten().cpu()
+        columns = (
+            torch.arange(len(self.class_names))
+            if space == "all"
+            else self.classes_seen.nonzero().flatten().cpu()
+        )
         check_count("top_k", top_k)
         if top_k > len(columns):
             raise wrong_value("top_k", f"at most {len(columns)}, the classes of space {space!r}", top_k)
@@ -315,5 +325,6 @@ def _as_list(images: Any) -> Iterable[Any]:
         if not images:
             raise wrong_value("images", "at least one image", "an empty list")
         return images
-    one_picture = isinstance(images, Image.Image) or getattr(images, "ndim", 0) == 3
-    return [images] if one_picture else images
+    if isinstance(images, Image.Image) or getattr(images, "ndim", 0) == 3:
+        return [images]
+    return images

@@ -31,7 +31,7 @@ class TextFeatureHead(TextHead):
 
     def __init__(self, features: Tensor) -> None:
         super().__init__()
-        if not isinstance(features, Tensor) or not features.is_floating_point():  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(features, Tensor) or not features.is_floating_point():
             raise wrong_type("features", "a float tensor (C, D)", features)
         if features.ndim != 2:
             raise wrong_value("features", "of shape (C, D)", tuple(features.shape))

@@ -91,7 +91,11 @@ class ZeroShotHead(TextHead):
         ValueError: no template, or one without or with two fields.
 
     References:
-        Radford et al., 2021, section 3.1.4.
+        Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021,
+        section 3.1.4.
+
+    Deviations:
+        None.
 
     >>> ZeroShotHead(["a photo of a {}.", "a drawing of a {}."]).templates[1]("cat")
     'a drawing of a cat.'
@@ -99,7 +103,9 @@ class ZeroShotHead(TextHead):
 
     _tokens: Tensor
 
-    def __init__(self, templates: str | PromptTemplate | Iterable[str | PromptTemplate] = DEFAULT_TEMPLATE) -> None:
+    def __init__(
+        self, templates: str | PromptTemplate | Iterable[str | PromptTemplate] = DEFAULT_TEMPLATE
+    ) -> None:
         super().__init__()
         self.templates = as_templates(templates)
         self.register_buffer("_tokens", torch.empty(0, dtype=torch.long), persistent=False)
@@ -169,7 +175,9 @@ class LearnedContextHead(TextHead):
             )
         if context_length is not None:
             check_count("context_length", context_length)
-        if initial_context is not None and (not isinstance(initial_context, str) or not initial_context.strip()):
+        if initial_context is not None and (
+            not isinstance(initial_context, str) or not initial_context.strip()
+        ):
             raise wrong_type("initial_context", "words such as 'a photo of a'", initial_context)
         if not isinstance(suffix, str):
             raise wrong_type("suffix", "text", suffix)
@@ -208,7 +216,9 @@ class LearnedContextHead(TextHead):
         words = alone[backbone.start_length : length]
         return backbone.embed_tokens(words[None]).detach().float().expand(contexts, -1, -1).clone()
 
-    def _prompt_tokens(self, class_names: ClassNames, backbone: VisionLanguageBackbone, length: int) -> Tensor:
+    def _prompt_tokens(
+        self, class_names: ClassNames, backbone: VisionLanguageBackbone, length: int
+    ) -> Tensor:
         """Return the tokens of ``name.`` with ``length`` fillers (any word) put before them."""
         tokens = backbone.tokenize([name + self.suffix for name in class_names])
         _check_distinct(tokens, class_names)

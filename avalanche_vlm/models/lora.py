@@ -15,7 +15,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avalanche_vlm._checks import check_choice, check_count, check_number, wrong_type, wrong_value
+from avalanche_vlm._checks import check_choice, check_count, check_number, check_type, wrong_type, wrong_value
 
 TARGETS = {
     "query": "attn.q_proj",
@@ -70,7 +70,11 @@ class LoRA:
         check_count("rank", self.rank)
         if self.alpha is not None:
             check_number("alpha", self.alpha, above=0)
-        for name, known in (("targets", tuple(TARGETS)), ("towers", ("image", "text")), ("factors", ("A", "B"))):
+        for name, known in (
+            ("targets", tuple(TARGETS)),
+            ("towers", ("image", "text")),
+            ("factors", ("A", "B")),
+        ):
             chosen = getattr(self, name)
             if isinstance(chosen, str) or not isinstance(chosen, Sequence):
                 raise wrong_type(name, f"a tuple out of {known}", chosen)
@@ -80,7 +84,9 @@ class LoRA:
                 check_choice(name, item, known)
             object.__setattr__(self, name, tuple(chosen))  # a list from JSON compares equal again
         if "B" not in self.factors:
-            raise wrong_value("factors", "('A', 'B') or ('B',)", self.factors, "With B = 0 fixed, A has no effect.")
+            raise wrong_value(
+                "factors", "('A', 'B') or ('B',)", self.factors, "With B = 0 fixed, A has no effect."
+            )
         check_number("dropout", self.dropout, at_least=0, at_most=1)
         check_count("seed", self.seed, at_least=0)
 
@@ -99,13 +105,16 @@ class SeparateAttention(nn.Module):
 
     def __init__(self, attention: nn.MultiheadAttention) -> None:
         super().__init__()
+        check_type("attention", attention, nn.MultiheadAttention)
         if attention.in_proj_weight is None or not attention.batch_first or attention.bias_k is not None:
             raise wrong_value("attention", "self-attention with one width and batch_first=True", attention)
         self.num_heads = attention.num_heads
         self.dropout = attention.dropout
         width = attention.embed_dim
         weights = attention.in_proj_weight.detach().chunk(3)
-        biases = (None, None, None) if attention.in_proj_bias is None else attention.in_proj_bias.detach().chunk(3)
+        biases = (
+            (None, None, None) if attention.in_proj_bias is None else attention.in_proj_bias.detach().chunk(3)
+        )
         layers = [_linear_from(weight, bias, width) for weight, bias in zip(weights, biases, strict=True)]
         self.q_proj, self.k_proj, self.v_proj = layers
         # A plain Linear: peft does not adapt the class that torch uses here.

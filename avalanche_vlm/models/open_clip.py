@@ -69,6 +69,9 @@ class OpenCLIPBackbone(VisionLanguageBackbone):
     torch.Size([1, 128])
     """
 
+    image_tower: nn.Module
+    text_tower: TextTransformer
+
     def __init__(
         self,
         model: str | Mapping[str, Any],
@@ -82,6 +85,7 @@ class OpenCLIPBackbone(VisionLanguageBackbone):
         check_type("model", model, (str, Mapping))
         check_type("pretrained", pretrained, (str, Path, type(None)))
         check_type("quick_gelu", quick_gelu, (bool, type(None)))
+        check_type("cache_dir", cache_dir, (str, type(None)))
         if tokenizer is not None and not callable(tokenizer):
             raise wrong_type("tokenizer", "a function of texts", tokenizer)
         self.model_name = model if isinstance(model, str) else "custom"
@@ -107,23 +111,26 @@ class OpenCLIPBackbone(VisionLanguageBackbone):
 
         self.logit_scale_parameter: nn.Parameter = clip.logit_scale
         self.logit_bias_parameter: nn.Parameter | None = clip.logit_bias
-        self.image_tower: nn.Module = clip.visual
-        self.text_tower: TextTransformer = clip.text
+        self.image_tower = clip.visual
+        self.text_tower = clip.text
         self.requires_grad_(False)
         self.embed_dim = int(configuration["embed_dim"])
         self.token_dim = int(self.text_tower.width)
-        size = preprocess["size"]
-        self.image_size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-        facts = PreprocessCfg(**preprocess)
-        self.eval_transform = ImageTransform(image_transform_v2(facts, is_train=False))
-        self.train_transform = ImageTransform(image_transform_v2(facts, is_train=True))
+        self._set_preprocessing(preprocess)
         # The tokenizers of SigLIP and others come from a hub: fetched when first needed.
         self._tokenizer = tokenizer if self.model_name != SMALL_CLIP_NAME else tokenizer or SmallTokenizer()
         self._start_length: int | None = None
 
+    def _set_preprocessing(self, facts: Mapping[str, Any]) -> None:
+        self._preprocess = dict(facts)
+        size = facts["size"]
+        self.image_size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+        self.eval_transform = ImageTransform(image_transform_v2(PreprocessCfg(**facts), is_train=False))
+        self.train_transform = ImageTransform(image_transform_v2(PreprocessCfg(**facts), is_train=True))
+
     @property
     def logit_scale(self) -> Tensor:
-        """exp of the model's scale parameter, a scalar."""
+        """Exp of the model's scale parameter, a scalar."""
         return self.logit_scale_parameter.exp()
 
     @property
@@ -136,7 +143,8 @@ class OpenCLIPBackbone(VisionLanguageBackbone):
         tower = self.image_tower
         if isinstance(tower, VisionTransformer):
             # The tower's own forward runs these three steps and then projects.
-            return tower._pool(tower.transformer(tower._embeds(images)))[0]
+            hidden = tower.transformer(tower._embeds(images))  # pyright: ignore[reportPrivateUsage]
+            return tower._pool(hidden)[0]  # pyright: ignore[reportPrivateUsage]
         if isinstance(tower, TimmModel):
             return tower.trunk(images)
         raise _unsupported(f"raw features of the image tower {type(tower).__name__}", self.model_name)
@@ -214,11 +222,13 @@ class OpenCLIPBackbone(VisionLanguageBackbone):
             "model": self.model_name,
             "configuration": self._configuration,
             "pretrained": self.pretrained,
-            "preprocess": dict(getattr(self.image_tower, "preprocess_cfg", {})),
+            "preprocess": self._preprocess,
         }
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], *, tokenizer: Tokenizer | None = None) -> OpenCLIPBackbone:
+    def from_config(
+        cls, config: Mapping[str, Any], *, tokenizer: Tokenizer | None = None
+    ) -> OpenCLIPBackbone:
         """Rebuild the architecture that `config` describes, with random weights.
 
         Args:
@@ -233,10 +243,7 @@ class OpenCLIPBackbone(VisionLanguageBackbone):
         )
         backbone.pretrained = config["pretrained"]
         # The tag's mean and standard deviation belong to the weights, not to the architecture.
-        facts = PreprocessCfg(**config["preprocess"])
-        backbone.image_tower.preprocess_cfg = dict(config["preprocess"])  # type: ignore[assignment]
-        backbone.eval_transform = ImageTransform(image_transform_v2(facts, is_train=False))
-        backbone.train_transform = ImageTransform(image_transform_v2(facts, is_train=True))
+        backbone._set_preprocessing(config["preprocess"])
         return backbone
 
 
@@ -245,14 +252,20 @@ def _configuration(model: str | Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(model, str):
         missing = {"embed_dim", "vision_cfg", "text_cfg"} - set(model)
         if missing:
-            raise wrong_value("model", "a configuration with embed_dim, vision_cfg and text_cfg", f"one without {sorted(missing)}")
+            raise wrong_value(
+                "model",
+                "a configuration with embed_dim, vision_cfg and text_cfg",
+                f"one without {sorted(missing)}",
+            )
         return copy.deepcopy(dict(model))
     if model == SMALL_CLIP_NAME:
         return copy.deepcopy(SMALL_CLIP_CONFIG)
     configuration = open_clip.get_model_config(model.replace("/", "-"))
     if configuration is None:
         known = [SMALL_CLIP_NAME, *open_clip.list_models()]
-        raise wrong_value("model", "a model name of open_clip, or 'small-clip'", repr(model), close_names(model, known))
+        raise wrong_value(
+            "model", "a model name of open_clip, or 'small-clip'", repr(model), close_names(model, known)
+        )
     return copy.deepcopy(configuration)
 
 
@@ -307,40 +320,45 @@ def _build(
     """Return the model with its weights and the facts of its preprocessing."""
     if name in (SMALL_CLIP_NAME, "custom"):
         model = CustomTextCLIP(**{key: configuration[key] for key in configuration if key != "custom_text"})
-        facts: dict[str, Any] = dict(SMALL_CLIP_PREPROCESS) if name == SMALL_CLIP_NAME else {}
-        facts.setdefault("size", configuration["vision_cfg"]["image_size"])
-        model.visual.preprocess_cfg = {**vars(PreprocessCfg()), **facts}
+        facts: dict[str, Any] = {**vars(PreprocessCfg()), "size": configuration["vision_cfg"]["image_size"]}
+        facts |= SMALL_CLIP_PREPROCESS if name == SMALL_CLIP_NAME else {}
         path = str(small_clip_weights()) if pretrained == SMALL_CLIP_TAG else pretrained
     else:
-        quick = bool(configuration.get("quick_gelu"))
-        from_tag = pretrained if tag is not None else None
-        try:
-            with warnings.catch_warnings():
-                # The one pair whose tag forgets the flag that its architecture sets.
-                warnings.filterwarnings("ignore", message="QuickGELU mismatch")
-                model = open_clip.create_model(
-                    name,
-                    pretrained=from_tag,
-                    force_quick_gelu=quick,
-                    force_custom_text=True,
-                    cache_dir=cache_dir,
-                    **({} if quick else {"quick_gelu": False}),
-                )
-        except RuntimeError as error:
-            if from_tag is None or "download" not in str(error):
-                raise
-            raise RuntimeError(
-                f"The weights {pretrained!r} of {name!r} could not be downloaded ({error}). Connect to the "
-                "network once, or fetch the file elsewhere and pass its path as `pretrained` (with "
-                f"`quick_gelu={quick}`)."
-            ) from error
-        path = None if tag is not None else pretrained
+        model = _create(name, configuration, None if tag is None else pretrained, cache_dir)
+        facts = dict(getattr(model.visual, "preprocess_cfg"))  # noqa: B009 (a plain attribute of a module)
+        path = pretrained if tag is None else None
     if path is not None:
         _load_file(model, path, name)
-    return model, dict(model.visual.preprocess_cfg)
+    return model, facts
 
 
-def _load_file(model: nn.Module, path: str, name: str) -> None:
+def _create(
+    name: str, configuration: Mapping[str, Any], tag: str | None, cache_dir: str | None
+) -> CustomTextCLIP:
+    """Return a model that open_clip knows by name, with the weights of a tag or random ones."""
+    quick_gelu = bool(configuration.get("quick_gelu"))
+    overrides: dict[str, Any] = {"force_quick_gelu": True} if quick_gelu else {"quick_gelu": False}
+    try:
+        with warnings.catch_warnings():
+            # The one pair whose tag forgets the flag that its architecture sets.
+            warnings.filterwarnings("ignore", message="QuickGELU mismatch")
+            model = open_clip.create_model(
+                name, pretrained=tag, force_custom_text=True, cache_dir=cache_dir, **overrides
+            )
+    except RuntimeError as error:
+        if tag is None or "download" not in str(error):
+            raise
+        raise RuntimeError(
+            f"The weights {tag!r} of {name!r} could not be downloaded ({error}). Connect to the network "
+            "once, or fetch the file elsewhere and pass its path as `pretrained` (with "
+            f"`quick_gelu={quick_gelu}`)."
+        ) from error
+    if not isinstance(model, CustomTextCLIP):
+        raise _unsupported(f"model class {type(model).__name__}", name)
+    return model
+
+
+def _load_file(model: CustomTextCLIP, path: str, name: str) -> None:
     """Load weights from a local file, strictly."""
     try:
         open_clip.load_checkpoint(model, path, strict=True, weights_only=True, device="cpu")
@@ -351,5 +369,3 @@ def _load_file(model: nn.Module, path: str, name: str) -> None:
             f"{path!r}, which does not load: {str(error)[:300]}",
             "Check that the model name belongs to these weights.",
         ) from error
-
-

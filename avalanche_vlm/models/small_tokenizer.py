@@ -105,7 +105,7 @@ class SmallTokenizer:
         listed = [texts] if isinstance(texts, str) else list(texts)
         result = torch.zeros(len(listed), context_length, dtype=torch.int64)
         for row, text in enumerate(listed):
-            if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            if not isinstance(text, str):
                 raise wrong_type(f"texts[{row}]", "text", text)
             normalized = normalize_text(text)
             ids = _encode(normalized)

@@ -62,8 +62,8 @@ class LabelSpaceCrossEntropy(nn.Module, SupervisedPlugin[Any]):
         """
         if self._columns is None and self.space != "all":
             raise RuntimeError(
-                f"LabelSpaceCrossEntropy({self.space!r}) learns its classes from the strategy. Give it to the "
-                "strategy as `criterion`, or use the space 'all' or functional.label_space_cross_entropy."
+                f"LabelSpaceCrossEntropy({self.space!r}) learns its classes from the strategy. Give it to "
+                "the strategy as `criterion`, or use the space 'all' or functional.label_space_cross_entropy."
             )
         columns = torch.arange(logits.shape[1]) if self._columns is None else self._columns
         return label_space_cross_entropy(logits, targets, columns, label_smoothing=self.label_smoothing)

@@ -11,7 +11,7 @@ from avalanche.training.templates.common_templates import SupervisedTemplate
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from avalanche_vlm._checks import check_count, check_type, wrong_value
+from avalanche_vlm._checks import check_count, check_type, wrong_type, wrong_value
 from avalanche_vlm.models import CLIPClassifier
 from avalanche_vlm.plugins import LabelSpaceCrossEntropy
 
@@ -62,6 +62,8 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
     ) -> None:
         check_type("model", model, CLIPClassifier)
         check_type("optimizer", optimizer, Optimizer)
+        if not isinstance(plugins, Sequence):
+            raise wrong_type("plugins", "a list of plugins", plugins)
         if "train_epochs" in template:
             check_count("train_epochs", template["train_epochs"])
         for name in ("train_mb_size", "eval_mb_size"):
@@ -71,7 +73,9 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
         template.setdefault("eval_mb_size", template.get("train_mb_size", 1))
         super().__init__(model=model, optimizer=optimizer, plugins=[*plugins], **template)
 
-    def make_optimizer(self, reset_optimizer_state: bool = False, **kwargs: Any) -> None:
+    def make_optimizer(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, reset_optimizer_state: bool = False, **kwargs: Any
+    ) -> None:
         """Let the optimizer hold exactly the parameters that train."""
         if not any(True for _ in self.model.parameters()):
             raise wrong_value(
@@ -80,4 +84,6 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
                 "one that is frozen",
                 "Give CLIPClassifier trainable='image', 'text', 'both' or LoRA(...), or a head that learns.",
             )
-        super().make_optimizer(reset_optimizer_state=reset_optimizer_state, **{**kwargs, "remove_params": True})
+        super().make_optimizer(
+            reset_optimizer_state=reset_optimizer_state, **{**kwargs, "remove_params": True}
+        )

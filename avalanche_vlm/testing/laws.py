@@ -66,7 +66,10 @@ def check_callbacks(plugin: Any) -> None:
     for name, method in inspect.getmembers(type(plugin), inspect.isfunction):
         if not name.startswith(("before_", "after_")):
             continue
-        require(name in known, f"{type(plugin).__name__}.{name} is no callback of the host; known: {sorted(known)}")
+        require(
+            name in known,
+            f"{type(plugin).__name__}.{name} is no callback of the host; known: {sorted(known)}",
+        )
         kinds = {parameter.kind for parameter in inspect.signature(method).parameters.values()}
         require(
             inspect.Parameter.VAR_KEYWORD in kinds,
@@ -106,7 +109,10 @@ def check_arguments(
             component(**{**(valid or {}), name: value})
         except (TypeError, ValueError) as error:
             named = re.search(rf"\b{re.escape(name)}\b", str(error))
-            require(named is not None, f"{component.__name__}({name}={value!r}): the error does not name it: {error}")
+            require(
+                named is not None,
+                f"{component.__name__}({name}={value!r}): the error does not name it: {error}",
+            )
         else:
             raise LawBroken(f"{component.__name__} accepts {name}={value!r}")
 
@@ -152,7 +158,9 @@ def check_frozen(make_strategy: Callable[[], Any], benchmark: Any, *, trains: bo
     after = run(strategy, benchmark)
     changed = set(differing(before, after)) - {"classes_seen"}
     require(changed <= trained, f"frozen tensors have changed: {sorted(changed - trained)[:5]}")
-    require(bool(changed) == trains, f"{'nothing' if trains else 'something'} has changed: {sorted(changed)[:5]}")
+    require(
+        bool(changed) == trains, f"{'nothing' if trains else 'something'} has changed: {sorted(changed)[:5]}"
+    )
     if trains:
         held = {id(p) for group in strategy.optimizer.param_groups for p in group["params"]}
         want = {id(p) for p in nn.Module.parameters(model) if p.requires_grad}
@@ -204,7 +212,9 @@ def check_gradient(
             if self.weight in grads:
                 return
             named = list(strategy.model.named_parameters())
-            grads[self.weight] = {n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in named}
+            grads[self.weight] = {
+                n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in named
+            }
             if self.weight == 1:
                 parts = torch.autograd.grad(term(strategy), [p for _, p in named], allow_unused=True)
                 for (name, parameter), part in zip(named, parts, strict=True):

@@ -60,7 +60,9 @@ def tiny_images(*, per_class: int = 4, seed: int = 0) -> tuple[Tensor, Tensor]:
     return patterns[y] + 0.3 * torch.randn(len(y), 3, 8, 8, generator=generator), y
 
 
-def tiny_benchmark(*, embedded: CLIPClassifier | None = None, n_experiences: int = 3, per_class: int = 4) -> Any:
+def tiny_benchmark(
+    *, embedded: CLIPClassifier | None = None, n_experiences: int = 3, per_class: int = 4
+) -> Any:
     """Return a class-incremental benchmark over `TINY_CLASSES`.
 
     Args:
@@ -77,5 +79,3 @@ def tiny_benchmark(*, embedded: CLIPClassifier | None = None, n_experiences: int
         with torch.no_grad():
             pairs = [(embedded.encode(x), y) for x, y in pairs]
     return tensor_benchmark(*pairs, class_names=TINY_CLASSES, n_experiences=n_experiences)
-
-

@@ -49,7 +49,7 @@ class ClassNames(Sequence[str]):
             raise wrong_value("class_names", "at least one name", "an empty list")
         seen: dict[str, int] = {}
         for index, name in enumerate(self.names):
-            if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            if not isinstance(name, str):
                 raise wrong_type(f"class_names[{index}]", "text", name)
             key = normalize_text(name)
             if not key:

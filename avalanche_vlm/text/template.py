@@ -25,7 +25,7 @@ class PromptTemplate:
     text: str
 
     def __post_init__(self) -> None:
-        if not isinstance(self.text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(self.text, str):
             raise wrong_type("template", "text with one {}", self.text)
         fields = self.text.count("{}")
         stray = self.text.replace("{}", "")
@@ -55,10 +55,14 @@ class PromptTemplate:
 DEFAULT_TEMPLATE = PromptTemplate("a photo of a {}.")
 
 
-def as_templates(templates: str | PromptTemplate | Iterable[str | PromptTemplate]) -> tuple[PromptTemplate, ...]:
+def as_templates(
+    templates: str | PromptTemplate | Iterable[str | PromptTemplate],
+) -> tuple[PromptTemplate, ...]:
     """Return one or several templates as a tuple of `PromptTemplate`."""
     if isinstance(templates, (str, PromptTemplate)):
         templates = [templates]
+    if not isinstance(templates, Iterable):
+        raise wrong_type("templates", "a sentence with one {} or a list of them", templates)
     result = tuple(t if isinstance(t, PromptTemplate) else PromptTemplate(t) for t in templates)
     if not result:
         raise wrong_value("templates", "at least one template", "an empty list")

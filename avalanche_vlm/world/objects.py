@@ -66,7 +66,7 @@ class WorldObject:
         >>> WorldObject.parse("Red striped  circle").shape
         'circle'
         """
-        if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(name, str):
             raise wrong_type("name", "text", name)
         words = name.lower().split()
         if len(words) == 3:

@@ -47,7 +47,11 @@ def test_parameters_lists_what_trains(trainable):
     assert listed == needing
     assert bool(listed) == (trainable != "nothing")
     for name in listed:
-        assert trainable == "both" or ("image_tower" in name) != (trainable == "text" or "text" in str(trainable)) or isinstance(trainable, LoRA)
+        assert (
+            trainable == "both"
+            or ("image_tower" in name) != (trainable == "text" or "text" in str(trainable))
+            or isinstance(trainable, LoRA)
+        )
     assert set(model.state_dict()) > listed
     assert not any("logit_scale" in name for name in listed)
 

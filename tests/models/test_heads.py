@@ -5,7 +5,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from avalanche_vlm.models import CosineHead, EmbeddingBackbone, LearnedContextHead, TextFeatureHead, ZeroShotHead
+from avalanche_vlm.models import (
+    CosineHead,
+    EmbeddingBackbone,
+    LearnedContextHead,
+    TextFeatureHead,
+    ZeroShotHead,
+)
 from avalanche_vlm.testing import TINY_CLASSES, TinyBackbone, tiny_classifier, tiny_images
 from avalanche_vlm.text import ClassNames
 
@@ -33,7 +39,9 @@ def test_the_ensemble_is_the_mean_of_normalised_features():
     head, backbone = named(ZeroShotHead(templates))
     with torch.no_grad():
         for index, name in enumerate(NAMES):
-            features = [backbone.encode_text(backbone.tokenize([t.format(name)]))[0].double() for t in templates]
+            features = [
+                backbone.encode_text(backbone.tokenize([t.format(name)]))[0].double() for t in templates
+            ]
             mean = sum(feature / feature.norm() for feature in features) / len(features)
             torch.testing.assert_close(head(backbone)[index].double(), mean, atol=1e-6, rtol=0)
 
@@ -128,7 +136,9 @@ def test_a_shared_context_moves_every_class_and_a_per_class_one_its_own():
 
 
 def test_contexts_of_earlier_classes_stay_when_names_are_added():
-    head, backbone = named(LearnedContextHead(context_length=2, sharing="per-class"), names=NAMES[:4] and ClassNames(NAMES[:4]))
+    head, backbone = named(
+        LearnedContextHead(context_length=2, sharing="per-class"), names=NAMES[:4] and ClassNames(NAMES[:4])
+    )
     with torch.no_grad():
         head.context += 1.0
     kept = head.context.detach().clone()

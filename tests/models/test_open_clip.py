@@ -18,7 +18,14 @@ VOCABULARY = SmallTokenizer().vocab_size
 def configuration(*, vision=(), text=(), **rest):
     return {
         "embed_dim": 16,
-        "vision_cfg": {"image_size": 8, "layers": 2, "width": 16, "head_width": 8, "patch_size": 4, **dict(vision)},
+        "vision_cfg": {
+            "image_size": 8,
+            "layers": 2,
+            "width": 16,
+            "head_width": 8,
+            "patch_size": 4,
+            **dict(vision),
+        },
         "text_cfg": {
             "context_length": 77,
             "vocab_size": VOCABULARY,
@@ -31,7 +38,9 @@ def configuration(*, vision=(), text=(), **rest):
     }
 
 
-SIGLIP = configuration(text={"no_causal_mask": True, "pool_type": "last", "proj_bias": True}, init_logit_bias=-10.0)
+SIGLIP = configuration(
+    text={"no_causal_mask": True, "pool_type": "last", "proj_bias": True}, init_logit_bias=-10.0
+)
 FAMILIES = {
     "CLIP, causal, argmax": (configuration(), True),
     "CLIP, causal, eos": (configuration(text={"pool_type": "eos", "eos_id": VOCABULARY - 1}), True),
@@ -59,7 +68,9 @@ def test_text_features_are_those_of_open_clip(name, prompts):
     reference.text.load_state_dict(backbone.text_tower.state_dict())
     assert backbone.is_causal == causal
     with torch.no_grad():
-        torch.testing.assert_close(backbone.encode_text(prompts), reference.encode_text(prompts), atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            backbone.encode_text(prompts), reference.encode_text(prompts), atol=1e-5, rtol=0
+        )
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -67,7 +78,9 @@ def test_text_is_cut_exactly_where_no_one_can_see_the_rest(name, prompts):
     config, causal = FAMILIES[name]
     backbone = tiny(config)
     lengths = []
-    backbone.text_tower.transformer.register_forward_pre_hook(lambda module, inputs: lengths.append(inputs[0].shape[1]))
+    backbone.text_tower.transformer.register_forward_pre_hook(
+        lambda module, inputs: lengths.append(inputs[0].shape[1])
+    )
     backbone.encode_text(prompts)
     end = int(backbone.text_lengths(prompts).max())
     assert lengths == [end]
@@ -99,8 +112,12 @@ def test_both_families_are_loaded_with_the_same_result(tmp_path):
     for file in ("clip.safetensors", "clip.pt"):
         backbone = tiny(configuration(), pretrained=tmp_path / file)
         with torch.no_grad():
-            torch.testing.assert_close(backbone.encode_text(tokens), clip.encode_text(tokens), atol=1e-6, rtol=0)
-            torch.testing.assert_close(backbone.encode_image(images), clip.encode_image(images), atol=1e-6, rtol=0)
+            torch.testing.assert_close(
+                backbone.encode_text(tokens), clip.encode_text(tokens), atol=1e-6, rtol=0
+            )
+            torch.testing.assert_close(
+                backbone.encode_image(images), clip.encode_image(images), atol=1e-6, rtol=0
+            )
         assert float(backbone.logit_scale) == pytest.approx(float(clip.logit_scale.detach().exp()))
 
 
@@ -135,7 +152,12 @@ def test_a_resnet_encodes_images_and_refuses_raw_features_by_name():
 
 def test_a_timm_tower_gives_raw_and_projected_features():
     config = configuration()
-    config["vision_cfg"] = {"timm_model_name": "resnet10t", "timm_proj": "linear", "timm_pool": "", "image_size": 32}
+    config["vision_cfg"] = {
+        "timm_model_name": "resnet10t",
+        "timm_proj": "linear",
+        "timm_pool": "",
+        "image_size": 32,
+    }
     config["vision_cfg"]["timm_pool"] = "avg"
     backbone = tiny(config)
     images = torch.rand(1, 3, 32, 32)
@@ -157,7 +179,7 @@ def test_a_tag_decides_the_activation(monkeypatch):
     """OpenAI's weights need QuickGELU although the architecture says GELU; open_clip only warns."""
     made = {}
 
-    def fake_create_model(name, pretrained=None, *, force_quick_gelu, force_custom_text, cache_dir, **rest):
+    def fake_create_model(name, pretrained=None, *, force_quick_gelu=False, **rest):
         made.update(name=name, quick_gelu=force_quick_gelu)
         small = {**open_clip.get_model_config(name), "quick_gelu": force_quick_gelu}
         small["vision_cfg"] = {**small["vision_cfg"], "layers": 1}
@@ -187,7 +209,9 @@ def test_everything_is_frozen_and_nothing_random_is_left_behind():
     backbone = TinyBackbone(seed=3)
     assert torch.equal(before, torch.get_rng_state())
     assert not any(p.requires_grad for p in backbone.parameters())
-    assert torch.equal(backbone.text_tower.positional_embedding, TinyBackbone(seed=3).text_tower.positional_embedding)
+    assert torch.equal(
+        backbone.text_tower.positional_embedding, TinyBackbone(seed=3).text_tower.positional_embedding
+    )
     assert not torch.equal(
         backbone.text_tower.positional_embedding, TinyBackbone(seed=4).text_tower.positional_embedding
     )
@@ -196,7 +220,7 @@ def test_everything_is_frozen_and_nothing_random_is_left_behind():
 def test_preprocessing_is_open_clips_own():
     backbone = OpenCLIPBackbone("small-clip")
     picture = Image.effect_noise((50, 40), 80).convert("RGB")
-    facts = open_clip.transform.PreprocessCfg(**backbone.image_tower.preprocess_cfg)
+    facts = open_clip.transform.PreprocessCfg(**backbone.config()["preprocess"])
     expected = open_clip.transform.image_transform_v2(facts, is_train=False)(picture)
     assert torch.equal(backbone.eval_transform(picture), expected)
     array = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).reshape(40, 50, 3)

@@ -24,11 +24,18 @@ class Recording(LabelSpaceCrossEntropy):
         return loss
 
 
-@pytest.mark.parametrize(("space", "after_two"), [("seen", [0, 1, 2, 3]), ("experience", [2, 3]), ("all", range(6)), ("dataset", range(6))])
+@pytest.mark.parametrize(
+    ("space", "after_two"),
+    [("seen", [0, 1, 2, 3]), ("experience", [2, 3]), ("all", range(6)), ("dataset", range(6))],
+)
 def test_in_a_stock_strategy_the_space_is_that_of_the_experience(space, after_two):
     model, benchmark, criterion = tiny_classifier(trainable="image"), tiny_benchmark(), Recording(space)
     strategy = Naive(
-        model=model, optimizer=SGD(model.parameters(), lr=0.01), criterion=criterion, train_mb_size=4, evaluator=None
+        model=model,
+        optimizer=SGD(model.parameters(), lr=0.01),
+        criterion=criterion,
+        train_mb_size=4,
+        evaluator=None,
     )
     strategy.train(benchmark.train_stream[0])
     criterion.calls.clear()
@@ -40,7 +47,11 @@ def test_in_a_stock_strategy_the_space_is_that_of_the_experience(space, after_tw
 
 
 def test_replayed_labels_outside_the_space_keep_a_finite_loss():
-    model, benchmark, criterion = tiny_classifier(trainable="image"), tiny_benchmark(), Recording("experience")
+    model, benchmark, criterion = (
+        tiny_classifier(trainable="image"),
+        tiny_benchmark(),
+        Recording("experience"),
+    )
     strategy = Replay(
         model=model,
         optimizer=SGD(model.parameters(), lr=0.01),
@@ -85,7 +96,10 @@ def test_a_model_that_does_not_know_what_the_space_needs_is_named():
     model = torch.nn.Linear(16, 6)
     benchmark = tiny_benchmark(embedded=tiny_classifier())
     strategy = Naive(
-        model=model, optimizer=SGD(model.parameters(), lr=0.1), criterion=LabelSpaceCrossEntropy("seen"), evaluator=None
+        model=model,
+        optimizer=SGD(model.parameters(), lr=0.1),
+        criterion=LabelSpaceCrossEntropy("seen"),
+        evaluator=None,
     )
     with pytest.raises(TypeError, match="classes_seen"):
         strategy.train(benchmark.train_stream[0])
