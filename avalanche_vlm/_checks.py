@@ -49,13 +49,13 @@ def check_number(
     inside = value == value and abs(float(value)) != float("inf")
     if above is not None:
         bounds.append(f"above {above}")
-        inside = inside and value > above
+        inside = inside and float(value) > above
     if at_least is not None:
         bounds.append(f"at least {at_least}")
-        inside = inside and value >= at_least
+        inside = inside and float(value) >= at_least
     if at_most is not None:
         bounds.append(f"at most {at_most}")
-        inside = inside and value <= at_most
+        inside = inside and float(value) <= at_most
     if not inside:
         raise wrong_value(argument, " and ".join(["a finite number", *bounds]), value)
 

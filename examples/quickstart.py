@@ -14,7 +14,7 @@ from avalanche.logging import TextLogger
 from avalanche.training import JointTraining, LwF, Replay
 from avalanche.training.plugins import EvaluationPlugin
 from rich import print as show
-from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import track
 
 from avalanche_vlm import logging as report
 from avalanche_vlm.benchmarks import class_names, small_world_benchmark, torchvision_benchmark
@@ -40,14 +40,12 @@ def build_strategy(method: str, model: CLIPClassifier, arguments: argparse.Names
     """Return a strategy of ours or of the host; all of them take the same classifier."""
     log = TextLogger((arguments.output / "log.txt").open("a"))
     common = {"model": model, "train_mb_size": 32, "eval_mb_size": 128, "device": arguments.device}
-    common |= {
-        "evaluator": EvaluationPlugin(*metrics, loggers=[log]),
-        "criterion": LabelSpaceCrossEntropy("seen"),
-    }
+    common["evaluator"] = EvaluationPlugin(*metrics, loggers=[log])
+    common["criterion"] = LabelSpaceCrossEntropy("seen")
     if method == "zero-shot":
         return ZeroShot(**common)
-    common |= {"optimizer": torch.optim.AdamW(model.parameters(), lr=arguments.lr)}
-    common |= {"train_epochs": 1 if arguments.smoke else arguments.epochs}
+    common["optimizer"] = torch.optim.AdamW(model.parameters(), lr=arguments.lr)
+    common["train_epochs"] = 1 if arguments.smoke else arguments.epochs
     if method == "naive fine-tuning":
         return FineTune(**common)
     if method == "LwF":
@@ -59,9 +57,7 @@ def build_strategy(method: str, model: CLIPClassifier, arguments: argparse.Names
 
 def main() -> None:
     """Run the five methods and write what they did."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description="Five methods on one class-incremental stream.")
     parser.add_argument("--backbone", default="small-clip", help="a model name of open_clip")
     parser.add_argument("--pretrained", default="small-world", help="a tag of open_clip or a file of weights")
     parser.add_argument("--dataset", default="small-world", help="small-world, cifar10 or cifar100")
@@ -78,29 +74,25 @@ def main() -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     results = arguments.output / "results.csv"
     results.unlink(missing_ok=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns) as progress:
-        for method in METHODS:
-            torch.manual_seed(arguments.seed)
-            backbone = OpenCLIPBackbone(arguments.backbone, pretrained=arguments.pretrained)
-            model = CLIPClassifier(backbone, trainable=LoRA(rank=8))
-            benchmark = build_benchmark(arguments, model)
-            model.set_classes(class_names(benchmark))
-            metrics = continual_metrics(spaces=("seen", "all"))
-            strategy = build_strategy(method, model, arguments, metrics)
+    for method in METHODS:
+        torch.manual_seed(arguments.seed)
+        backbone = OpenCLIPBackbone(arguments.backbone, pretrained=arguments.pretrained)
+        model = CLIPClassifier(backbone, trainable=LoRA(rank=8))
+        benchmark = build_benchmark(arguments, model)
+        model.set_classes(class_names(benchmark))
+        metrics = continual_metrics(spaces=("seen", "all"))
+        strategy = build_strategy(method, model, arguments, metrics)
+        strategy.eval(benchmark.test_stream)
+        whole = [benchmark.train_stream] if method == "joint training" else benchmark.train_stream
+        for experience in track(whole, description=f"{method:17}"):
+            strategy.train(experience)
             strategy.eval(benchmark.test_stream)
-            whole = [benchmark.train_stream] if method == "joint training" else benchmark.train_stream
-            for experience in progress.track(whole, description=method):
-                strategy.train(experience)
-                strategy.eval(benchmark.test_stream)
-            report.write_results(results, report.result_rows(metrics, method=method, seed=arguments.seed))
+        report.write_results(results, report.result_rows(metrics, method=method, seed=arguments.seed))
     show(report.results_table(results, title=f"{arguments.backbone} on {arguments.dataset}"))
-    report.save_figure(
-        report.plot_accuracy_matrices(results, space="all"), arguments.output / "accuracy_matrices.png"
-    )
-    report.save_figure(
-        report.plot_accuracy_over_experiences(results), arguments.output / "accuracy_over_experiences.png"
-    )
+    curves = report.plot_accuracy_over_experiences(results)
+    matrices = report.plot_accuracy_matrices(results, space="all")
+    report.save_figure(curves, arguments.output / "accuracy_over_experiences.png")
+    report.save_figure(matrices, arguments.output / "accuracy_matrices.png")
     show(f"Table, pictures and log are in {arguments.output}: results.csv, accuracy_*.png, log.txt")
 
 

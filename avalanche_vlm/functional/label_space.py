@@ -57,15 +57,16 @@ def label_space_columns(
     if space == "seen":
         if seen is None:
             raise wrong_value("seen", "given for the space 'seen'", None)
-        return torch.arange(len(seen))[seen.cpu()]
+        return torch.arange(len(seen)).masked_select(seen.cpu())
     if current is None:
         raise wrong_value("current", f"given for the space {space!r}", None)
-    current = current.unique().cpu()
+    current = torch.tensor(sorted(set(current.tolist())))
     if space == "experience":
         return current
     if dataset_of_class is None:
         return torch.arange(class_count)
-    return torch.isin(dataset_of_class, dataset_of_class[current]).nonzero().flatten()
+    in_dataset = torch.isin(dataset_of_class, dataset_of_class[current])
+    return torch.arange(class_count).masked_select(in_dataset)
 
 
 def columns_with_labels(columns: Tensor, targets: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ def test_the_weights_are_small_and_say_where_they_are_from():
 def test_the_weights_are_finite_and_the_scale_is_bounded(model: torch.nn.Module):
     assert all(bool(parameter.isfinite().all()) for parameter in model.parameters())
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
-    assert 1.0 < float(model.logit_scale.exp()) <= 100.0 + 1e-3
+    assert 1.0 < model.logit_scale.exp().item() <= 100.0 + 1e-3
 
 
 def test_missing_weights_are_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

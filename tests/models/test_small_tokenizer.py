@@ -25,10 +25,6 @@ ANY = st.text(alphabet=st.characters(codec=None), max_size=16)
 TEXTS = st.one_of(SEAMS, ANY)
 
 
-def is_whole(text: str, context_length: int = 77) -> bool:
-    return len(TOKENIZER(text, context_length=2000)[0].nonzero()) <= context_length
-
-
 @settings(deadline=None, max_examples=300)
 @given(TEXTS)
 def test_decoding_gives_the_normalised_text(text: str):
