@@ -2,10 +2,12 @@
 
     AVALANCHE_VLM_DATA=folder python benchmarks/real_features.py
 
-The folder holds ``clip_vitb32_features.npz``: image features of OpenAI's ViT-B/32 and text features of class names,
-``<set>/{train,val,test}_{x,y}``, ``<set>/names``, ``<set>/text``. Classes without a text feature are left out.
-Writes ``real_features.csv`` and ``real_features.md`` beside this file. Training: a cosine head with scale 100 that
-starts from the text features, AdamW 1e-3, no weight decay, a fresh optimizer state per experience, batches of 128.
+The folder holds ``clip_vitb32_features.npz``: image features of OpenAI's ViT-B/32 and text features
+of class names: ``<set>/{train,val,test}_{x,y}``, ``<set>/names``, ``<set>/text``. Classes without a text
+feature are left out.
+Writes ``real_features.csv`` and ``real_features.md``. Training: a cosine head with scale 100 that
+starts from the text features, AdamW 1e-3, no weight decay, a fresh optimizer state per experience,
+batches of 128.
 """
 
 import logging

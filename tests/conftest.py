@@ -1,9 +1,13 @@
-"""What all tests share: where real data is, and quiet for the host's known warnings."""
+"""What all tests share: where real data is, and one thread."""
 
 import os
 from pathlib import Path
 
 import pytest
+import torch
+
+# The models here are tiny: a second thread costs more than it brings, most of all on a busy machine.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
