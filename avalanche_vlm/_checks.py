@@ -71,9 +71,10 @@ def check_count(argument: str, value: Any, *, at_least: int = 1) -> None:
 def close_names(name: str, known: Iterable[str]) -> str:
     """Return a sentence that names the known names nearest to ``name``."""
     ordered = sorted(known)
-    close = difflib.get_close_matches(name, ordered, n=4, cutoff=0.4)
+    by_lower = {known_name.lower(): known_name for known_name in ordered}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=4, cutoff=0.4)
     if close:
-        return f"Did you mean {', '.join(map(repr, close))}?"
+        return f"Did you mean {', '.join(repr(by_lower[match]) for match in close)}?"
     shown = ", ".join(map(repr, ordered[:8]))
     return f"Known: {shown}{', ...' if len(ordered) > 8 else ''}."
 

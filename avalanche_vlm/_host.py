@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from avalanche.training.supervised import JointTraining
 from torch import Tensor
 
 from avalanche_vlm._checks import wrong_type, wrong_value
@@ -30,6 +31,13 @@ def experience_classes(experience: Any) -> Tensor:
     return torch.tensor(sorted(int(label) for label in dataset.targets.uniques))
 
 
+def trained_experiences(strategy: Any) -> list[Any]:
+    """Return what a strategy trains on at present: the whole stream for the host's JointTraining."""
+    if isinstance(strategy, JointTraining):
+        return list(strategy._experiences)  # pyright: ignore[reportPrivateUsage]
+    return [strategy.experience]
+
+
 def strategy_columns(strategy: Any, space: LabelSpace, class_count: int | None = None) -> Tensor:
     """Return the class ids (K,) of a label space for the experience that a strategy is at.
 
@@ -43,11 +51,12 @@ def strategy_columns(strategy: Any, space: LabelSpace, class_count: int | None =
     """
     if class_count is None:
         class_count = len(_classes_seen(strategy.model))
+    experiences = trained_experiences(strategy) if strategy.is_training else [strategy.experience]
     columns = label_space_columns(
         space,
         class_count=class_count,
         seen=_classes_seen(strategy.model) if space == "seen" else None,
-        current=experience_classes(strategy.experience),
+        current=torch.cat([experience_classes(experience) for experience in experiences]),
         dataset_of_class=_dataset_of_class(strategy.model) if space == "dataset" else None,
     )
     # The head of a growing model may not have a column yet for a class that comes later.

@@ -22,7 +22,14 @@ from rich.progress import track
 from torch.optim import AdamW
 
 from avalanche_vlm.benchmarks import class_names, tensor_benchmark
-from avalanche_vlm.logging import result_rows, results_table, table_text, write_results
+from avalanche_vlm.logging import (
+    CLASS_INCREMENTAL_COLUMNS,
+    TableColumn,
+    result_rows,
+    results_table,
+    table_text,
+    write_results,
+)
 from avalanche_vlm.metrics import continual_metrics
 from avalanche_vlm.models import CLIPClassifier, CosineHead, EmbeddingBackbone, TextFeatureHead
 from avalanche_vlm.strategies import FineTune, ZeroShot
@@ -95,7 +102,11 @@ def main() -> None:
                 strategy.eval(benchmark.test_stream)
             write_results(results, result_rows(metrics, method=method, benchmark=name, seed=0))
             seconds.append(f"{name}, {method}: {time.perf_counter() - start:.1f} s")
-    table = table_text(results_table(results, title="OpenAI ViT-B/32 features, class-incremental"))
+    pooled = TableColumn(
+        "Last, pooled", "pooled_last_accuracy", "seen"
+    )  # over samples, as zero-shot is quoted
+    title = "OpenAI ViT-B/32 features, class-incremental"
+    table = table_text(results_table(results, columns=(*CLASS_INCREMENTAL_COLUMNS, pooled), title=title))
     text = (
         f"# Real features\n\nWritten by `benchmarks/real_features.py`.\n\n```\n{table}```\n\n"
         + "; ".join(seconds)

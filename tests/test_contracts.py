@@ -65,7 +65,7 @@ def strategy_arguments():
 COMPONENTS = [
     Component(
         OpenCLIPBackbone,
-        {"model": 3, "pretrained": 3, "quick_gelu": 3, "tokenizer": 3, "cache_dir": 3},
+        {"model": 3, "pretrained": 3, "quick_gelu": 3, "preprocess": 3, "tokenizer": 3, "cache_dir": 3},
         {"model": "small-clip"},
     ),
     Component(EmbeddingBackbone, {"embed_dim": 0, "logit_scale": -1}, {"embed_dim": 4}, documented=False),
@@ -254,6 +254,16 @@ def test_the_callers_list_of_plugins_is_left_alone():
     strategy = fine_tune(MODELS["lora"], plugins)
     assert plugins == strategy.plugins[:1]
     assert len(plugins) == 1
+
+
+def test_an_empty_experience_is_refused_before_the_loader_fails(benchmark_of_images):
+    from copy import copy
+
+    for strategy in (fine_tune(MODELS["lora"]), ZeroShot(model=tiny_classifier(), evaluator=None)):
+        empty = copy(benchmark_of_images.train_stream[1])
+        empty.dataset = empty.dataset.subset([])
+        with pytest.raises(ValueError, match="experience 1 with none"):
+            strategy.train(empty)
 
 
 def test_an_empty_experience_is_refused():

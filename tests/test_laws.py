@@ -112,9 +112,30 @@ def test_a_displaced_plugin(benchmark_of_images):
         def before_training_exp(self, strategy, *args, **kwargs):
             strategy.dataloader = torch.utils.data.DataLoader(strategy.adapted_dataset, batch_size=2)
 
-    with pytest.raises(LawBroken, match="displaced"):
+    class ShuffledLoader(SupervisedPlugin):
+        """The same with random numbers of its own, which must not save it."""
+
+        def before_training_exp(self, strategy, *args, **kwargs):
+            torch.rand(3)
+            strategy.dataloader = torch.utils.data.DataLoader(
+                strategy.adapted_dataset, batch_size=2, shuffle=True
+            )
+
+    for loader in (OwnLoader, ShuffledLoader, lambda: ReplayPlugin(6)):
+        with pytest.raises(LawBroken, match="displaced"):
+            check_composes(
+                strategy, {"replay": lambda: ReplayPlugin(4), "other": loader}, benchmark_of_images
+            )
+
+
+def test_a_plugin_without_effect_proves_nothing(benchmark_of_images):
+    class OnlyDraws(SupervisedPlugin):
+        def before_training_epoch(self, strategy, *args, **kwargs):
+            torch.rand(1)
+
+    with pytest.raises(LawBroken, match="no effect"):
         check_composes(
-            strategy, {"replay": lambda: ReplayPlugin(4), "loader": OwnLoader}, benchmark_of_images
+            strategy, {"replay": lambda: ReplayPlugin(4), "drawer": OnlyDraws}, benchmark_of_images
         )
 
 

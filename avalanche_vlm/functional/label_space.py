@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from avalanche_vlm._checks import check_choice, wrong_value
+from avalanche_vlm._checks import check_choice, wrong_type, wrong_value
 
 LabelSpace = Literal["seen", "all", "experience", "dataset"]
+Reduction = Literal["mean", "sum", "none"]
 LABEL_SPACES: tuple[LabelSpace, ...] = get_args(LabelSpace)
 
 
@@ -75,7 +76,12 @@ def columns_with_labels(columns: Tensor, targets: Tensor) -> Tensor:
 
 
 def label_space_cross_entropy(
-    logits: Tensor, targets: Tensor, columns: Tensor, *, label_smoothing: float = 0.0
+    logits: Tensor,
+    targets: Tensor,
+    columns: Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    reduction: Reduction = "mean",
 ) -> Tensor:
     r"""Cross-entropy over a subset of the columns.
 
@@ -86,16 +92,34 @@ def label_space_cross_entropy(
 
     Args:
         logits: (B, C), finite, over all named classes.
-        targets: int64 (B,).
+        targets: int64 (B,), labels in 0..C-1.
         columns: int64 (K,), the class ids of the label space.
         label_smoothing: mass in [0, 1) spread evenly over S.
+        reduction: ``"mean"`` or ``"sum"`` over the batch, or ``"none"``.
 
     Returns:
-        A scalar.
+        A scalar, or (B,) without reduction.
+
+    Raises:
+        TypeError: the labels are not whole numbers.
+        ValueError: a label has no column, or an unknown reduction.
     """
+    check_choice("reduction", reduction, get_args(Reduction))
+    if targets.is_floating_point():
+        raise wrong_type("targets", "int64 class ids (B,)", targets.dtype)
     space = columns_with_labels(columns, targets)
+    if len(space) and (space[0] < 0 or space[-1] >= logits.shape[1]):
+        raise wrong_value(
+            "targets",
+            f"labels in 0..{logits.shape[1] - 1}, one for each column of the logits",
+            f"labels from {int(targets.min())} to {int(targets.max())}",
+            "Name all classes of the benchmark with model.set_classes(class_names(benchmark)).",
+        )
     return F.cross_entropy(
-        logits[:, space], torch.searchsorted(space, targets), label_smoothing=label_smoothing
+        logits[:, space],
+        torch.searchsorted(space, targets),
+        label_smoothing=label_smoothing,
+        reduction=reduction,
     )
 
 

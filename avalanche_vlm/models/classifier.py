@@ -15,7 +15,7 @@ from avalanche_vlm._checks import check_choice, check_count, check_type, wrong_t
 from avalanche_vlm._host import experience_classes
 from avalanche_vlm.models.backbone import VisionLanguageBackbone
 from avalanche_vlm.models.heads import TextHead, ZeroShotHead
-from avalanche_vlm.models.lora import LoRA, add_lora, set_lora_mode
+from avalanche_vlm.models.lora import LoRA, add_lora, set_lora_mode, thaw_lora
 from avalanche_vlm.text import ClassNames
 
 Trainable = Literal["nothing", "image", "text", "both"]
@@ -45,8 +45,10 @@ class CLIPClassifier(DynamicModule):
 
     `parameters()` and `named_parameters()` list what *trains*, and only that: the host's
     optimizer update, EWC, SI, MAS and others take every parameter that they are shown, so this is
-    what keeps a frozen tower out of them under any strategy. `state_dict()`, `to()` and
-    ``model.backbone.parameters()`` cover everything.
+    what keeps a frozen tower out of them under any strategy that is given this module itself (a
+    wrapper such as ``torch.compile`` or ``nn.Sequential`` lists everything). `state_dict()`, `to()`
+    and ``model.backbone.parameters()`` cover everything. A classifier owns its backbone and its
+    head: it decides what trains in them, so that none of the two can serve a second classifier.
 
     Args:
         backbone: the two towers.
@@ -98,14 +100,14 @@ class CLIPClassifier(DynamicModule):
                 raise wrong_type("trainable", f"one of {tuple(_TOWERS_OF)} or a LoRA", trainable)
             check_choice("trainable", trainable, tuple(_TOWERS_OF))
         self._adapt_towers()
+        self.requires_grad_(True)
         self.register_buffer("classes_seen", torch.zeros(0, dtype=torch.bool))
         if class_names is not None:
             self.set_classes(class_names)
         self.train(self.training)
 
     def _adapt_towers(self) -> None:
-        """Set what requires a gradient, and add LoRA layers."""
-        self.backbone.requires_grad_(False)
+        """Check that what is to train exists, and add LoRA layers."""
         for name, tower in self._trained_towers():
             if tower is None:
                 raise wrong_value(
@@ -116,14 +118,33 @@ class CLIPClassifier(DynamicModule):
                 )
             if isinstance(self.trainable, LoRA):
                 add_lora(tower, self.trainable)
-            else:
-                tower.requires_grad_(True)
-        if self.train_logit_scale:
-            for name, parameter in self.backbone.named_parameters(recurse=False):
-                if name.startswith("logit_"):
-                    parameter.requires_grad_(True)
+        if self.train_logit_scale and not self._logit_parameters():
+            raise wrong_value(
+                "train_logit_scale", f"False for a {type(self.backbone).__name__}, whose scale is fixed", True
+            )
 
-    def _trained_towers(self) -> list[tuple[str, nn.Module | None]]:
+    def _logit_parameters(self) -> list[nn.Parameter]:
+        own = self.backbone.named_parameters(recurse=False)
+        return [parameter for name, parameter in own if name.startswith("logit_")]
+
+    def requires_grad_(self, requires_grad: bool = True) -> CLIPClassifier:
+        """Freeze everything, or let exactly that train which the constructor's arguments say."""
+        for parameter in (*self.backbone.parameters(), *self.head.parameters()):
+            parameter.requires_grad_(False)
+        if requires_grad:
+            for _, tower in self._trained_towers():
+                if isinstance(self.trainable, LoRA):
+                    thaw_lora(tower, self.trainable)
+                else:
+                    tower.requires_grad_(True)
+            for parameter in (
+                *self.head.parameters(),
+                *(self._logit_parameters() if self.train_logit_scale else ()),
+            ):
+                parameter.requires_grad_(True)
+        return self
+
+    def _trained_towers(self) -> list[tuple[str, Any]]:
         names = self.trainable.towers if isinstance(self.trainable, LoRA) else _TOWERS_OF[self.trainable]
         return [(name, getattr(self.backbone, f"{name}_tower")) for name in names]
 
@@ -257,7 +278,14 @@ class CLIPClassifier(DynamicModule):
         return self.backbone.train_transform
 
     @torch.no_grad()
-    def predict(self, images: Any, *, top_k: int = 1, space: Literal["all", "seen"] = "all") -> Prediction:
+    def predict(
+        self,
+        images: Any,
+        *,
+        top_k: int = 1,
+        space: Literal["all", "seen"] = "all",
+        batch_size: int = 64,
+    ) -> Prediction:
         """Name images, with probabilities.
 
         Args:
@@ -266,6 +294,7 @@ class CLIPClassifier(DynamicModule):
                 embeddings (B, D).
             top_k: how many classes to return for each image.
             space: ``"all"`` named classes compete, or those ``"seen"`` in training.
+            batch_size: how many images go through the tower at once.
 
         Returns:
             Names (B lists of k), probabilities (B, k) and class ids (B, k), best first.
@@ -274,7 +303,8 @@ class CLIPClassifier(DynamicModule):
             ValueError: more classes asked for than there are, or none seen yet.
         """
         check_choice("space", space, ("all", "seen"))
-        device = self.backbone.logit_scale.device
+        check_count("batch_size", batch_size)
+        scale = self.backbone.logit_scale
         if not (isinstance(images, Tensor) and images.is_floating_point()):
             images = torch.stack([self.eval_transform(image) for image in _as_list(images)])
         columns = (
@@ -288,7 +318,8 @@ class CLIPClassifier(DynamicModule):
         modes = [(module, module.training) for module in self.modules()]
         self.eval()
         try:
-            logits = self(images.to(device)).cpu()
+            parts = images.to(scale.dtype).split(batch_size)
+            logits = torch.cat([self(part.to(scale.device)).float().cpu() for part in parts])
         finally:
             for module, mode in modes:
                 module.training = mode
@@ -321,10 +352,11 @@ class CLIPClassifier(DynamicModule):
 
 def _as_list(images: Any) -> Iterable[Any]:
     """Return one picture or a batch of them as an iterable of pictures."""
-    if isinstance(images, (list, tuple)):
-        if not images:
-            raise wrong_value("images", "at least one image", "an empty list")
-        return images
-    if isinstance(images, Image.Image) or getattr(images, "ndim", 0) == 3:
+    if isinstance(images, Image.Image) or getattr(images, "ndim", 0) in (2, 3):
         return [images]
-    return images
+    if isinstance(images, (str, bytes)) or not isinstance(images, Iterable):
+        raise wrong_type("images", "a picture, a list of pictures or a float tensor", images)
+    pictures = list(images)
+    if not pictures:
+        raise wrong_value("images", "at least one image", "none")
+    return pictures

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from avalanche_vlm._checks import check_type, wrong_type, wrong_value
 from avalanche_vlm.models.backbone import VisionLanguageBackbone
-from avalanche_vlm.models.heads import TextHead
+from avalanche_vlm.models.heads import TextHead, adds_names, with_rows_kept
 from avalanche_vlm.text import ClassNames
 
 
@@ -100,13 +100,10 @@ class CosineHead(TextHead):
         """Start the weights from the initial head; those of earlier classes are kept."""
         initial = self._initial[0].to(backbone.logit_scale.device)
         initial.set_classes(class_names, backbone)
-        super().set_classes(class_names, backbone)
         with torch.no_grad():
             weight = initial(backbone).clone()
-            if self.weight is None:
-                self.weight = nn.Parameter(weight)
-            elif len(self.weight) < len(weight):
-                self.weight = nn.Parameter(torch.cat([self.weight, weight[len(self.weight) :]]))
+        self.weight = with_rows_kept(self.weight, weight, adds_names(self.class_names, class_names))
+        super().set_classes(class_names, backbone)
 
     def encode(self, backbone: VisionLanguageBackbone, class_ids: Tensor) -> Tensor:
         """Return the rows (K, D) of the weights."""

@@ -23,12 +23,12 @@ class TextHead(DynamicModule, ABC):
 
     A subclass says how names become weights (`encode`); this class keeps the result until
     something that it depends on changes: a parameter or buffer of the head or of the text tower
-    (an optimizer step, loaded weights, another device), or the names. With gradients enabled and
-    something of it trainable, weights are always encoded anew.
+    (an edit in place, loaded weights, another device), the names, or automatic mixed precision.
+    While something of it trains, weights are encoded anew at every call in training mode.
 
-    A change that PyTorch does not count, made through ``parameter.data``, is noticed at the
-    classifier's next ``train()`` or ``eval()`` if the parameter is one that trains; after such an
-    edit of a frozen one call `forget`.
+    A change that PyTorch does not count, made through ``parameter.data`` or by switching an adapter
+    off, is noticed at the classifier's next ``train()`` or ``eval()`` if the parameter is one that
+    trains; after such a change of a frozen one call `forget`.
     """
 
     def __init__(self) -> None:
@@ -57,10 +57,14 @@ class TextHead(DynamicModule, ABC):
         tensors = [*self.parameters(), *self.buffers()]
         if backbone.text_tower is not None:
             tensors += [*backbone.text_tower.parameters(), *backbone.text_tower.buffers()]
-        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+        trains = any(t.requires_grad for t in tensors)
+        if trains and torch.is_grad_enabled():
+            self._kept = None  # a step may follow, and fused optimizers do not count theirs
             return self.encode(backbone, ids)
-        state = [(t.data_ptr(), t._version) for t in tensors]
-        if self._kept is None or self._kept_for != state:
+        device = backbone.logit_scale.device.type
+        precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        state = [precision, *((t.data_ptr(), t._version) for t in tensors)]
+        if self._kept is None or self._kept_for != state or (trains and self.training):
             with torch.no_grad():
                 self._kept = torch.cat([self.encode(backbone, part) for part in ids.split(_TEXTS_AT_ONCE)])
             self._kept_for = state
@@ -195,14 +199,11 @@ class LearnedContextHead(TextHead):
         """Make the contexts (1 or C, n, W); contexts of earlier classes are kept when names are added."""
         initial = self._initial_context(len(class_names), backbone)
         tokens = self._prompt_tokens(class_names, backbone, initial.shape[1])
+        # All contexts exist before the caller makes an optimizer of model.parameters().
+        keep = self.sharing == "shared" or adds_names(self.class_names, class_names)
+        self.context = with_rows_kept(self.context, initial, keep)
         super().set_classes(class_names, backbone)
         self._tokens = tokens
-        # All contexts exist before the caller makes an optimizer of model.parameters().
-        if self.context is None:
-            self.context = nn.Parameter(initial)
-        elif len(self.context) < len(initial):
-            grown = torch.cat([self.context.detach(), initial[len(self.context) :].to(self.context)])
-            self.context = nn.Parameter(grown)
 
     def _initial_context(self, class_count: int, backbone: VisionLanguageBackbone) -> Tensor:
         contexts = 1 if self.sharing == "shared" else class_count
@@ -225,7 +226,8 @@ class LearnedContextHead(TextHead):
         start = backbone.start_length
         # What the fillers push out at the end must be padding, which ends an empty text.
         padding = backbone.tokenize([""])[0, -1]
-        lost = (tokens[:, tokens.shape[1] - length :] != padding).any(dim=1)
+        room = max(tokens.shape[1] - length, 0)
+        lost = (tokens[:, room:] != padding).any(dim=1)
         if lost.any():
             name = class_names[int(lost.nonzero()[0, 0])]
             raise wrong_value(
@@ -258,6 +260,24 @@ class LearnedContextHead(TextHead):
             "suffix": self.suffix,
             "seed": self.seed,
         }
+
+
+def adds_names(earlier: ClassNames | None, names: ClassNames) -> bool:
+    """Return whether ``names`` are the earlier ones, possibly with more after them."""
+    return earlier is not None and names.names[: len(earlier)] == earlier.names
+
+
+def with_rows_kept(parameter: nn.Parameter | None, initial: Tensor, keep: bool) -> nn.Parameter:
+    """Return ``initial`` (C, ...) as a parameter whose first rows are those learned so far.
+
+    The same parameter if no row comes new; a fresh start unless ``keep``, because the rows belong
+    to other names then.
+    """
+    if parameter is None or not keep:
+        return nn.Parameter(initial)
+    if len(parameter) == len(initial):
+        return parameter
+    return nn.Parameter(torch.cat([parameter.detach(), initial[len(parameter) :].to(parameter)]))
 
 
 def _device(backbone: VisionLanguageBackbone) -> torch.device:

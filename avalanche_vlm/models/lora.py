@@ -89,6 +89,8 @@ class LoRA:
             )
         check_number("dropout", self.dropout, at_least=0, at_most=1)
         check_count("seed", self.seed, at_least=0)
+        for name in ("rank", "seed"):
+            object.__setattr__(self, name, int(getattr(self, name)))  # numpy's whole numbers are no JSON
 
 
 class SeparateAttention(nn.Module):
@@ -188,6 +190,13 @@ def add_lora(tower: nn.Module, lora: LoRA) -> None:
     Raises:
         ValueError: the tower holds no attention of the known kind (timm's and others' differ).
     """
+    if any(isinstance(module, SeparateAttention) for module in tower.modules()):
+        raise wrong_value(
+            "trainable",
+            "LoRA on a backbone that has none yet",
+            "a tower that is adapted already",
+            "Build a new backbone for each classifier.",
+        )
     if separate_attention(tower) == 0:
         raise wrong_value(
             "trainable",
@@ -206,6 +215,11 @@ def add_lora(tower: nn.Module, lora: LoRA) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(lora.seed)
         inject_adapter_in_model(config, tower)
+    thaw_lora(tower, lora)
+
+
+def thaw_lora(tower: nn.Module, lora: LoRA) -> None:
+    """Let the chosen factors in an adapted tower require a gradient, and nothing else in it."""
     for name, parameter in tower.named_parameters():
         parameter.requires_grad_(any(f"lora_{factor}." in name for factor in lora.factors))
 

@@ -16,7 +16,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from open_clip.transformer import TextTransformer, VisionTransformer, text_global_pool
 from torch import Tensor, nn
 
-from avalanche_vlm._checks import check_type, close_names, wrong_type, wrong_value
+from avalanche_vlm._checks import check_choice, check_type, close_names, wrong_type, wrong_value
 from avalanche_vlm.models.backbone import VisionLanguageBackbone
 from avalanche_vlm.models.preprocessing import ImageTransform
 from avalanche_vlm.models.small_clip import (
@@ -46,6 +46,9 @@ class OpenCLIPBackbone(VisionLanguageBackbone):
         quick_gelu: activation for weights from a *file*, which cannot say which one they were
             trained with (OpenAI's need True); None takes the architecture's own. A tag knows its
             activation, and a value that contradicts it is refused.
+        preprocess: what differs from the usual preprocessing of images: any of ``mean``, ``std``,
+            ``interpolation``, ``resize_mode``, ``fill_color``. None takes what the tag says, or what
+            all tags of the architecture agree on.
         tokenizer: texts -> token ids (N, L); None takes the one that belongs to the model.
         cache_dir: where open_clip keeps downloaded weights; None for its default.
 
@@ -78,6 +81,7 @@ class OpenCLIPBackbone(VisionLanguageBackbone):
         pretrained: str | Path | None = None,
         *,
         quick_gelu: bool | None = None,
+        preprocess: Mapping[str, Any] | None = None,
         tokenizer: Tokenizer | None = None,
         cache_dir: str | None = None,
     ) -> None:
@@ -85,6 +89,9 @@ class OpenCLIPBackbone(VisionLanguageBackbone):
         check_type("model", model, (str, Mapping))
         check_type("pretrained", pretrained, (str, Path, type(None)))
         check_type("quick_gelu", quick_gelu, (bool, type(None)))
+        check_type("preprocess", preprocess, (Mapping, type(None)))
+        for key in preprocess or ():
+            check_choice("preprocess", key, _PREPROCESSING)
         check_type("cache_dir", cache_dir, (str, type(None)))
         if tokenizer is not None and not callable(tokenizer):
             raise wrong_type("tokenizer", "a function of texts", tokenizer)
@@ -105,7 +112,7 @@ class OpenCLIPBackbone(VisionLanguageBackbone):
         if quick_gelu is not None:
             configuration["quick_gelu"] = quick_gelu
         self._configuration = configuration
-        clip, preprocess = _build(self.model_name, configuration, self.pretrained, tag, cache_dir)
+        clip, facts = _build(self.model_name, configuration, self.pretrained, tag, cache_dir)
         if not isinstance(clip.text, TextTransformer) or clip.text.cls_emb is not None:
             raise _unsupported(f"text tower {type(clip.text).__name__}", self.model_name)
 
@@ -116,9 +123,12 @@ class OpenCLIPBackbone(VisionLanguageBackbone):
         self.requires_grad_(False)
         self.embed_dim = int(configuration["embed_dim"])
         self.token_dim = int(self.text_tower.width)
-        self._set_preprocessing(preprocess)
+        self._set_preprocessing({**facts, **(preprocess or {})})
         # The tokenizers of SigLIP and others come from a hub: fetched when first needed.
-        self._tokenizer = tokenizer if self.model_name != SMALL_CLIP_NAME else tokenizer or SmallTokenizer()
+        self._own_tokenizer = tokenizer is not None
+        self._tokenizer = (
+            SmallTokenizer() if self.model_name == SMALL_CLIP_NAME and tokenizer is None else tokenizer
+        )
         self._start_length: int | None = None
 
     def _set_preprocessing(self, facts: Mapping[str, Any]) -> None:
@@ -223,6 +233,7 @@ class OpenCLIPBackbone(VisionLanguageBackbone):
             "configuration": self._configuration,
             "pretrained": self.pretrained,
             "preprocess": self._preprocess,
+            "own_tokenizer": self._own_tokenizer,
         }
 
     @classmethod
@@ -234,7 +245,17 @@ class OpenCLIPBackbone(VisionLanguageBackbone):
         Args:
             config: what `config()` returned.
             tokenizer: needed if the model was given one of the caller's own.
+
+        Raises:
+            ValueError: it is needed and missing.
         """
+        if config["own_tokenizer"] and tokenizer is None:
+            raise wrong_value(
+                "backbone",
+                "given, because the saved one has a tokenizer of its own",
+                None,
+                "Build it with its tokenizer and pass it: its weights are then replaced by the saved ones.",
+            )
         name = config["model"]
         backbone = cls(
             config["configuration"] if name == "custom" else name,
@@ -260,9 +281,9 @@ def _configuration(model: str | Mapping[str, Any]) -> dict[str, Any]:
         return copy.deepcopy(dict(model))
     if model == SMALL_CLIP_NAME:
         return copy.deepcopy(SMALL_CLIP_CONFIG)
-    configuration = open_clip.get_model_config(model.replace("/", "-"))
+    known = [SMALL_CLIP_NAME, *open_clip.list_models()]
+    configuration = None if ":" in model else open_clip.get_model_config(model.replace("/", "-"))
     if configuration is None:
-        known = [SMALL_CLIP_NAME, *open_clip.list_models()]
         raise wrong_value(
             "model", "a model name of open_clip, or 'small-clip'", repr(model), close_names(model, known)
         )
@@ -296,13 +317,31 @@ def _tag_facts(name: str, pretrained: str) -> dict[str, Any] | None:
         return facts
     if Path(pretrained).is_file():
         return None
-    tags = [SMALL_CLIP_TAG] if name == SMALL_CLIP_NAME else open_clip.list_pretrained_tags_by_model(name)
+    tags = [SMALL_CLIP_TAG] if name == SMALL_CLIP_NAME else _tags(name)
     raise wrong_value(
         "pretrained",
         f"a tag of {name!r} or the path of an existing file",
         repr(pretrained),
         close_names(pretrained, tags) if tags else "This model has no tags: give a file.",
     )
+
+
+def _tags(name: str) -> list[str]:
+    return open_clip.list_pretrained_tags_by_model(name.replace("/", "-"))
+
+
+_PREPROCESSING = ("mean", "std", "interpolation", "resize_mode", "fill_color")
+
+
+def _usual_preprocessing(name: str) -> dict[str, Any]:
+    """Return what all tags of an architecture agree on: weights without a tag most likely follow them."""
+    tags = [open_clip.get_pretrained_cfg(name.replace("/", "-"), tag) for tag in _tags(name)]
+    facts: dict[str, Any] = {}
+    for key in _PREPROCESSING:
+        values = [tag.get(key) for tag in tags]
+        if values and values[0] is not None and all(value == values[0] for value in values):
+            facts[key] = values[0]
+    return facts
 
 
 def _needs_quick_gelu(tag: Mapping[str, Any], configuration: Mapping[str, Any]) -> bool:
@@ -319,13 +358,19 @@ def _build(
 ) -> tuple[CustomTextCLIP, dict[str, Any]]:
     """Return the model with its weights and the facts of its preprocessing."""
     if name in (SMALL_CLIP_NAME, "custom"):
-        model = CustomTextCLIP(**{key: configuration[key] for key in configuration if key != "custom_text"})
+        try:
+            model = CustomTextCLIP(
+                **{key: configuration[key] for key in configuration if key != "custom_text"}
+            )
+        except TypeError as error:
+            raise wrong_value("model", "a configuration that open_clip knows", str(error)) from error
         facts: dict[str, Any] = {**vars(PreprocessCfg()), "size": configuration["vision_cfg"]["image_size"]}
         facts |= SMALL_CLIP_PREPROCESS if name == SMALL_CLIP_NAME else {}
         path = str(small_clip_weights()) if pretrained == SMALL_CLIP_TAG else pretrained
     else:
         model = _create(name, configuration, None if tag is None else pretrained, cache_dir)
         facts = dict(getattr(model.visual, "preprocess_cfg"))  # noqa: B009 (a plain attribute of a module)
+        facts |= _usual_preprocessing(name) if tag is None else {}
         path = pretrained if tag is None else None
     if path is not None:
         _load_file(model, path, name)
@@ -362,10 +407,24 @@ def _load_file(model: CustomTextCLIP, path: str, name: str) -> None:
     """Load weights from a local file, strictly."""
     try:
         open_clip.load_checkpoint(model, path, strict=True, weights_only=True, device="cpu")
-    except Exception as error:
+    except RuntimeError as error:
+        if "state_dict" not in str(error):
+            raise _unreadable(path) from error
         raise wrong_value(
             "pretrained",
-            f"a file of weights that fit {name!r} (safetensors or a state dict)",
-            f"{path!r}, which does not load: {str(error)[:300]}",
+            f"a file of weights that fit {name!r}",
+            f"{path!r}, whose tensors are others: {str(error)[:300]}",
             "Check that the model name belongs to these weights.",
         ) from error
+    except Exception as error:
+        raise _unreadable(path) from error
+
+
+def _unreadable(path: str) -> ValueError:
+    return wrong_value(
+        "pretrained",
+        "a safetensors file, or a state dict of tensors that loads with weights_only=True",
+        f"{path!r}, which is neither",
+        "Convert a TorchScript archive or a pickled model to safetensors where you trust it, with "
+        "safetensors.torch.save_file(model.state_dict(), ...).",
+    )

@@ -42,7 +42,10 @@ def as_pil(image: Any) -> Image.Image:
         raise wrong_type("image", "a PIL image, a uint8 tensor or a uint8 array", image)
     if image.dtype != np.uint8:
         raise wrong_type(
-            "image", "a uint8 array with values 0..255", image.dtype, "Convert with .astype('uint8')."
+            "image",
+            "a uint8 array with values 0..255",
+            image.dtype,
+            "Scale to 0..255 first, then convert with .astype('uint8').",
         )
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
         raise wrong_value("image", "of shape (H, W, 3) or (H, W)", image.shape)

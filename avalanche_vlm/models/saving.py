@@ -1,14 +1,13 @@
-"""An adapted classifier as a folder of two files: ``config.json`` and ``model.safetensors``."""
+"""An adapted classifier as one file in a folder: weights, and in its header how to rebuild the model."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from avalanche_vlm._checks import wrong_value
@@ -23,7 +22,7 @@ from avalanche_vlm.text import ClassNames
 if TYPE_CHECKING:
     from avalanche_vlm.models.classifier import CLIPClassifier
 
-_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
+_FILE, _KEY = "model.safetensors", "avalanche_vlm"
 
 
 def save_classifier(model: CLIPClassifier, path: str) -> None:
@@ -34,14 +33,14 @@ def save_classifier(model: CLIPClassifier, path: str) -> None:
         path: the folder, made if it does not exist; an earlier model in it is replaced.
 
     Raises:
-        ValueError: ``path`` holds something else than a saved model.
+        ValueError: ``path`` is a file, or holds something else than a saved model.
     """
     target = Path(path)
-    if target.exists() and (not target.is_dir() or set(os.listdir(target)) - {_CONFIG, _WEIGHTS}):
+    if target.exists() and (not target.is_dir() or set(os.listdir(target)) - {_FILE}):
         raise wrong_value("path", "a new folder or one with a saved model", f"{path!r} with other files")
     lora = model.trainable if isinstance(model.trainable, LoRA) else None
     config: dict[str, Any] = {
-        "avalanche_vlm": __version__,
+        "version": __version__,
         "backbone": {"kind": type(model.backbone).__name__, **model.backbone.config()},
         "head": head_config(model.head),
         "trainable": model.trainable if lora is None else {"kind": "LoRA", **vars(lora)},
@@ -49,20 +48,18 @@ def save_classifier(model: CLIPClassifier, path: str) -> None:
         "class_names": list(model.class_names),
         "datasets": list(model.class_names.datasets),
     }
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    target.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        (fresh / _CONFIG).write_text(json.dumps(config, indent=2), encoding="utf-8")
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        save_file(weights, fresh / _WEIGHTS)
-        if target.exists():
-            # A folder cannot be exchanged in one step; each file is, and they are only two.
-            for name in (_WEIGHTS, _CONFIG):
-                os.replace(fresh / name, target / name)
-        else:
-            os.replace(fresh, target)
+        temporary.touch()
+        mode = temporary.stat().st_mode  # what the user's umask gives; safetensors makes private files
+        # Names and weights are in one file, so that one replacement exchanges both.
+        save_file(weights, temporary, metadata={_KEY: json.dumps(config)})
+        temporary.chmod(mode)
+        os.replace(temporary, target / _FILE)
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        temporary.unlink(missing_ok=True)
 
 
 def load_classifier(
@@ -78,10 +75,17 @@ def load_classifier(
         ValueError: the folder holds no saved model, the weights do not fit, or the backbone or
             head is not of this package and was not given.
     """
-    folder = Path(path)
-    if not (folder / _CONFIG).is_file() or not (folder / _WEIGHTS).is_file():
-        raise wrong_value("path", f"a folder with {_CONFIG} and {_WEIGHTS}", repr(path))
-    config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+    file = Path(path) / _FILE
+    if not file.is_file():
+        raise wrong_value("path", f"a folder with {_FILE}", repr(path))
+    try:
+        with safe_open(file, framework="pt") as opened:
+            config = json.loads((opened.metadata() or {})[_KEY])
+        weights = load_file(file)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise wrong_value(
+            "path", "a folder that save_pretrained wrote", f"{path!r}, whose {_FILE} is another or damaged"
+        ) from error
     trainable = config["trainable"]
     if isinstance(trainable, dict):
         trainable = LoRA(**{key: value for key, value in trainable.items() if key != "kind"})
@@ -93,9 +97,9 @@ def load_classifier(
         train_logit_scale=config["train_logit_scale"],
     )
     try:
-        model.load_state_dict(load_file(folder / _WEIGHTS))
+        model.load_state_dict(weights)
     except RuntimeError as error:
-        raise wrong_value("path", "weights that fit their config.json", f"{path!r}: {error}") from error
+        raise wrong_value("path", "weights that fit what is saved with them", f"{path!r}: {error}") from error
     return model.eval()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from avalanche.core import SupervisedPlugin
@@ -48,10 +48,13 @@ class LabelSpaceCrossEntropy(nn.Module, SupervisedPlugin[Any]):
         check_number("label_smoothing", label_smoothing, at_least=0, at_most=1)
         self.space: LabelSpace = space
         self.label_smoothing = label_smoothing
+        # Some of the host's plugins (MIR) read and set this, as of torch's own losses.
+        self.reduction: Literal["mean", "sum", "none"] = "mean"
         self._columns: Tensor | None = None
+        self._columns_of_training: Tensor | None = None
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss, a scalar.
+        """Return the loss, a scalar (or (B,) if ``reduction`` was set to ``"none"``).
 
         Args:
             logits: (B, C) over all named classes.
@@ -66,16 +69,23 @@ class LabelSpaceCrossEntropy(nn.Module, SupervisedPlugin[Any]):
                 "the strategy as `criterion`, or use the space 'all' or functional.label_space_cross_entropy."
             )
         columns = torch.arange(logits.shape[1]) if self._columns is None else self._columns
-        return label_space_cross_entropy(logits, targets, columns, label_smoothing=self.label_smoothing)
+        return label_space_cross_entropy(
+            logits, targets, columns, label_smoothing=self.label_smoothing, reduction=self.reduction
+        )
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Read the classes of the label space."""
         if self.space != "all":
-            self._columns = strategy_columns(strategy, self.space)
+            self._columns = self._columns_of_training = strategy_columns(strategy, self.space)
 
     def before_eval_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Read the classes for the evaluation loss."""
-        self.before_training_exp(strategy)
+        if self.space != "all":
+            self._columns = strategy_columns(strategy, self.space)
+
+    def after_eval(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        """Go back to the classes of training: this may have been a periodic evaluation inside it."""
+        self._columns = self._columns_of_training
 
     def extra_repr(self) -> str:
         """Return the arguments."""

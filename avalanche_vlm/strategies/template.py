@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from avalanche_vlm._checks import check_count, check_type, wrong_type, wrong_value
+from avalanche_vlm._host import experience_classes
 from avalanche_vlm.models import CLIPClassifier
 from avalanche_vlm.plugins import LabelSpaceCrossEntropy
 
@@ -72,6 +73,11 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
         template.setdefault("criterion", LabelSpaceCrossEntropy("seen"))
         template.setdefault("eval_mb_size", template.get("train_mb_size", 1))
         super().__init__(model=model, optimizer=optimizer, plugins=[*plugins], **template)
+
+    def make_train_dataloader(self, **kwargs: Any) -> None:
+        """Make the loader; an experience without samples is refused in our words, not the sampler's."""
+        experience_classes(self.experience)
+        super().make_train_dataloader(**kwargs)
 
     def make_optimizer(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, reset_optimizer_state: bool = False, **kwargs: Any

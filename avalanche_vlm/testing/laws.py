@@ -237,18 +237,53 @@ def check_composes(
 ) -> None:
     """Law: two plugins act side by side, in either order: neither displaces the other.
 
+    The global generator is set anew at every callback, before and after each plugin's turn, so that
+    a plugin whose effect is gone cannot pass by having drawn random numbers.
+
     Args:
         make_strategy: list of plugins -> strategy.
         make_plugins: name -> a fresh plugin; every pair is tried in both orders.
         benchmark: what is trained on, at least two experiences.
     """
-    alone = {name: run(make_strategy([make()]), benchmark) for name, make in make_plugins.items()}
+    for name, make in make_plugins.items():
+        changed = differing(
+            _run_reseeded(make_strategy, [], benchmark), _run_reseeded(make_strategy, [make], benchmark)
+        )
+        require(bool(changed), f"{name} alone has no effect on this benchmark, so nothing can be checked")
+    alone = {name: _run_reseeded(make_strategy, [make], benchmark) for name, make in make_plugins.items()}
     for first, second in ((a, b) for a in make_plugins for b in make_plugins if a != b):
-        both = run(make_strategy([make_plugins[first](), make_plugins[second]()]), benchmark)
+        both = _run_reseeded(make_strategy, [make_plugins[first], make_plugins[second]], benchmark)
         require(not any(bool(t.isnan().any()) for t in both.values()), f"{first} then {second} end in NaN")
         for name in (first, second):
             same = not differing(alone[name], both)
             require(not same, f"{first} then {second} equals {name} alone: the other was displaced")
+
+
+class _Reseeding(SupervisedPlugin[Any]):
+    """Sets the global generator at every callback of training, to a number that only time decides."""
+
+
+def _reseed_at(place: int) -> Callable[..., None]:
+    def reseed(self: Any, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        torch.manual_seed(1000 * strategy.clock.train_iterations + place)
+
+    return reseed
+
+
+for _place, _name in enumerate(
+    name for name in dir(SupervisedPlugin) if name.startswith(("before_", "after_"))
+):
+    setattr(_Reseeding, _name, _reseed_at(_place))
+
+
+def _run_reseeded(
+    make_strategy: Callable[[Sequence[Any]], Any], makers: Sequence[Callable[[], Any]], benchmark: Any
+) -> Snapshot:
+    """Run with the generator set anew before and after each plugin's turn."""
+    plugins: list[Any] = [_Reseeding()]
+    for make in makers:
+        plugins += [make(), _Reseeding()]
+    return run(make_strategy(plugins), benchmark)
 
 
 def check_modes(call: Callable[[], Any], modules: Iterable[nn.Module]) -> None:

@@ -109,3 +109,23 @@ def test_what_a_space_needs_is_asked_for():
             label_space_columns(space, class_count=2)
     with pytest.raises(ValueError, match="Did you mean 'seen'"):
         label_space_columns("sen", class_count=2)
+
+
+def test_labels_without_a_column_are_named():
+    logits, columns = torch.zeros(2, 3), torch.arange(3)
+    for targets, message in (([0, 7], "from 0 to 7"), ([-100, 1], "from -100 to 1")):
+        with pytest.raises(ValueError, match=message):
+            label_space_cross_entropy(logits, torch.tensor(targets), columns)
+    with pytest.raises(TypeError, match="`targets`"):
+        label_space_cross_entropy(logits, torch.tensor([0.0, 1.0]), columns)
+    with pytest.raises(ValueError, match="`reduction`"):
+        label_space_cross_entropy(logits, torch.tensor([0, 1]), columns, reduction="median")
+
+
+def test_reductions():
+    logits, targets = torch.randn(5, 4), torch.tensor([0, 1, 3, 3, 0])
+    each = label_space_cross_entropy(logits, targets, torch.tensor([0, 1]), reduction="none")
+    assert each.shape == (5,)
+    for reduction, expected in (("sum", each.sum()), ("mean", each.mean())):
+        value = label_space_cross_entropy(logits, targets, torch.tensor([0, 1]), reduction=reduction)
+        torch.testing.assert_close(value, expected)

@@ -1,5 +1,4 @@
 import copy
-import json
 
 import pytest
 import torch
@@ -17,6 +16,7 @@ from avalanche_vlm.models import (
     TextFeatureHead,
     ZeroShotHead,
 )
+from avalanche_vlm.models.small_clip import SmallTokenizer
 from avalanche_vlm.testing import TINY_CLASSES, TinyBackbone, tiny_benchmark, tiny_classifier, tiny_images
 
 TRAINABLE = ["nothing", "image", "text", "both", LoRA(rank=2), LoRA(rank=2, factors=("B",), towers=("text",))]
@@ -227,14 +227,73 @@ def test_saving_spares_other_files_and_loading_explains(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="other files"):
         small().save_pretrained(str(tmp_path))
-    with pytest.raises(ValueError, match="config.json"):
+    with pytest.raises(ValueError, match=r"model\.safetensors"):
         CLIPClassifier.from_pretrained(str(tmp_path))
+    (tmp_path / "junk").mkdir()
+    (tmp_path / "junk" / "model.safetensors").write_bytes(b"junk")
+    with pytest.raises(ValueError, match="another or damaged"):
+        CLIPClassifier.from_pretrained(str(tmp_path / "junk"))
+
+
+def test_an_interrupted_save_leaves_the_earlier_model(tmp_path, monkeypatch):
+    first = small()
+    first.save_pretrained(str(tmp_path / "model"))
+    second = CLIPClassifier(OpenCLIPBackbone("small-clip"), class_names=["a third"])
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.replace", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            second.save_pretrained(str(tmp_path / "model"))
+    loaded = CLIPClassifier.from_pretrained(str(tmp_path / "model"))
+    assert loaded.class_names == first.class_names
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_saved_model_may_be_read_by_whom_the_umask_says(tmp_path):
     small().save_pretrained(str(tmp_path / "model"))
-    config = json.loads((tmp_path / "model" / "config.json").read_text())
-    config["class_names"].append("a third")
-    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="weights that fit"):
-        CLIPClassifier.from_pretrained(str(tmp_path / "model"))
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "model" / "model.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_model_with_a_tokenizer_of_its_own_is_asked_for(tmp_path):
+    CLIPClassifier(
+        OpenCLIPBackbone("small-clip", tokenizer=SmallTokenizer()), class_names=["a", "b"]
+    ).save_pretrained(str(tmp_path / "m"))
+    with pytest.raises(ValueError, match="tokenizer of its own"):
+        CLIPClassifier.from_pretrained(str(tmp_path / "m"))
+
+
+def test_freezing_and_thawing_come_back_to_the_arguments():
+    for trainable in TRAINABLE:
+        model = tiny_classifier(CosineHead(ZeroShotHead()), trainable=trainable)
+        names = [name for name, _ in model.named_parameters()]
+        assert not list(model.requires_grad_(False).named_parameters())
+        assert [name for name, _ in model.requires_grad_(True).named_parameters()] == names
+
+
+def test_a_backbone_is_adapted_once():
+    backbone = TinyBackbone()
+    CLIPClassifier(backbone, trainable=LoRA())
+    with pytest.raises(ValueError, match="adapted already"):
+        CLIPClassifier(backbone, trainable=LoRA())
+    with pytest.raises(ValueError, match="train_logit_scale"):
+        CLIPClassifier(EmbeddingBackbone(4), train_logit_scale=True)
+
+
+def test_predict_refuses_what_is_no_picture_and_takes_odd_ones():
+    model = tiny_classifier()
+    grey = torch.zeros(9, 9, dtype=torch.uint8).numpy()
+    assert len(model.predict(grey).names) == 1
+    assert len(model.predict([grey] * 5, batch_size=2).names) == 5
+    assert len(model.predict(torch.zeros(2, 16, dtype=torch.float64)).names) == 2
+    for wrong in ("cat.jpg", None, 3):
+        with pytest.raises(TypeError, match="`images`"):
+            model.predict(wrong)
+    with pytest.raises(ValueError, match="at least one image"):
+        model.predict(torch.zeros(0, 3, 9, 9, dtype=torch.uint8))
 
 
 def test_a_backbone_of_somebody_else_is_asked_for(tmp_path):
@@ -242,7 +301,7 @@ def test_a_backbone_of_somebody_else_is_asked_for(tmp_path):
         pass
 
     CLIPClassifier(Mine(seed=7), class_names=TINY_CLASSES).save_pretrained(str(tmp_path / "m"))
-    with pytest.raises(ValueError, match="`backbone`.*Mine"):
+    with pytest.raises(ValueError, match="`backbone`.*"):
         CLIPClassifier.from_pretrained(str(tmp_path / "m"))
     loaded = CLIPClassifier.from_pretrained(str(tmp_path / "m"), backbone=Mine(seed=8))
     images, _ = tiny_images()

@@ -73,11 +73,12 @@ def test_weights_are_kept_until_something_they_depend_on_changes():
     assert backbone.texts == before
 
 
-def test_an_optimizer_step_is_noticed():
+@pytest.mark.parametrize("how", [{}, {"foreach": True}, {"fused": True}])
+def test_an_optimizer_step_is_noticed(how):
     model = tiny_classifier(trainable="text")
     model.eval()
     images, labels = tiny_images()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, **how)
     with torch.no_grad():
         before = model(images)
     F.cross_entropy(model(images), labels).backward()
@@ -194,3 +195,48 @@ def test_given_features_are_the_weights():
 def test_mistakes_are_named(make, message):
     with pytest.raises((ValueError, TypeError), match=message):
         make()
+
+
+def test_a_look_without_gradient_in_the_middle_of_training_is_fresh():
+    model = tiny_classifier(LearnedContextHead(context_length=2)).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0, fused=True)
+    images, labels = tiny_images()
+    looks = []
+    for _ in range(3):
+        with torch.no_grad():
+            looks.append(model(images))
+        F.cross_entropy(model(images), labels).backward()
+        with torch.no_grad():
+            model(images)
+        optimizer.step()
+    assert not torch.equal(looks[0], looks[1])
+    assert not torch.equal(looks[1], looks[2])
+
+
+def test_mixed_precision_keeps_weights_of_its_own():
+    model = tiny_classifier().eval()
+    images, _ = tiny_images()
+    with torch.no_grad():
+        expected = model(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            model(images)
+        assert torch.equal(model(images), expected)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: CosineHead(ZeroShotHead()), lambda: LearnedContextHead(context_length=2, sharing="per-class")],
+)
+def test_other_names_start_afresh(make):
+    for names in (["emu", "yak"], ["a", "b", "c", "d", "e", "f", "g"]):
+        renamed, backbone = named(make())
+        with torch.no_grad():
+            next(renamed.parameters()).add_(1.0)
+        renamed.set_classes(ClassNames(names), backbone)
+        fresh, _ = named(make(), backbone, ClassNames(names))
+        assert torch.equal(next(renamed.parameters()), next(fresh.parameters()))
+
+
+def test_a_context_longer_than_the_model_is_refused():
+    with pytest.raises(ValueError, match="context"):
+        LearnedContextHead(context_length=100).set_classes(NAMES, TinyBackbone())

@@ -236,6 +236,11 @@ def test_preprocessing_is_open_clips_own():
         ({"model": "ViT-B-16", "pretrained": "openia"}, "Did you mean 'openai'"),
         ({"model": "small-clip", "pretrained": "smal-world"}, "Did you mean 'small-world'"),
         ({"model": "small-clip", "pretrained": "/no/such/file.safetensors"}, "existing file"),
+        ({"model": "ViT-B/32", "pretrained": "openia"}, "Did you mean 'openai'"),
+        ({"model": "vit-b-16"}, "Did you mean 'ViT-B-16'"),
+        ({"model": "hf-hub:somebody/model"}, "model name of open_clip"),
+        ({"model": configuration(nonsense=1)}, "`model`.*nonsense"),
+        ({"model": "small-clip", "preprocess": {"means": (0, 0, 0)}}, "Did you mean 'mean'"),
         ({"model": "coca_ViT-B-32"}, "CoCa"),
         ({"model": "roberta-ViT-B-32"}, "HFTextEncoder"),
         ({"model": {"embed_dim": 3}}, "vision_cfg"),
@@ -263,3 +268,30 @@ def test_a_failed_download_says_what_to_do(monkeypatch):
     monkeypatch.setattr(open_clip, "create_model", offline)
     with pytest.raises(RuntimeError, match=r"pass its path as `pretrained` \(with `quick_gelu=True`\)"):
         OpenCLIPBackbone("ViT-B-16", pretrained="openai")
+
+
+def test_weights_without_a_tag_take_the_preprocessing_that_the_tags_agree_on(monkeypatch):
+    small = {"vision_cfg": {"image_size": 8, "layers": 1, "width": 16, "head_width": 8, "patch_size": 4}}
+    monkeypatch.setattr(open_clip, "create_model", lambda *_, **__: _with_facts(configuration(**small)))
+    facts = OpenCLIPBackbone("ViT-B-16-SigLIP").config()["preprocess"]
+    assert (tuple(facts["mean"]), facts["resize_mode"]) == ((0.5, 0.5, 0.5), "squash")
+    facts = OpenCLIPBackbone("ViT-B-16-SigLIP", preprocess={"resize_mode": "shortest"}).config()["preprocess"]
+    assert facts["resize_mode"] == "shortest"
+
+
+def _with_facts(config):
+    config["vision_cfg"] = dict(config["vision_cfg"])
+    model = CustomTextCLIP(**config)
+    model.visual.preprocess_cfg = {"size": 8}
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning", "ignore:`torch.jit:DeprecationWarning")
+def test_an_unreadable_file_is_not_called_a_misfit(tmp_path):
+    (tmp_path / "junk.pt").write_bytes(b"junk")
+    torch.save([1, 2], tmp_path / "list.pt")
+    torch.jit.save(torch.jit.script(nn.Linear(1, 1)), tmp_path / "script.pt")
+    for name in ("junk.pt", "list.pt", "script.pt"):
+        with pytest.raises(ValueError, match="which is neither") as caught:
+            OpenCLIPBackbone("small-clip", pretrained=tmp_path / name)
+        assert "set to `False`" not in str(caught.value)

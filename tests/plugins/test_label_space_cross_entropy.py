@@ -2,7 +2,8 @@ import copy
 
 import pytest
 import torch
-from avalanche.training import Naive, Replay
+from avalanche.core import SupervisedPlugin
+from avalanche.training import MIR, JointTraining, Naive, Replay
 from torch.nn import functional as F
 from torch.optim import SGD
 
@@ -103,3 +104,61 @@ def test_a_model_that_does_not_know_what_the_space_needs_is_named():
     )
     with pytest.raises(TypeError, match="classes_seen"):
         strategy.train(benchmark.train_stream[0])
+
+
+def test_a_periodic_evaluation_does_not_change_the_space_of_training():
+    model, benchmark, criterion = (
+        tiny_classifier(trainable="image"),
+        tiny_benchmark(),
+        Recording("experience"),
+    )
+    strategy = Naive(
+        model=model,
+        optimizer=SGD(model.parameters(), lr=0.01),
+        criterion=criterion,
+        train_mb_size=8,
+        train_epochs=3,
+        eval_every=1,
+        evaluator=None,
+    )
+    columns = []
+
+    class Look(SupervisedPlugin):
+        def before_backward(self, strategy, *args, **kwargs):
+            columns.append(criterion._columns.tolist())
+
+    strategy.plugins.append(Look())
+    strategy.train(benchmark.train_stream[0], eval_streams=[benchmark.test_stream])
+    assert columns == [[0, 1]] * 3
+
+
+@pytest.mark.parametrize("space", ["experience", "seen", "dataset"])
+def test_joint_training_counts_the_classes_of_the_whole_stream(space):
+    model, benchmark, criterion = tiny_classifier(trainable="image"), tiny_benchmark(), Recording(space)
+    strategy = JointTraining(
+        model=model,
+        optimizer=SGD(model.parameters(), lr=0.01),
+        criterion=criterion,
+        train_mb_size=8,
+        evaluator=None,
+    )
+    strategy.train(benchmark.train_stream)
+    for logits, targets, loss in criterion.calls:
+        assert float(loss) == pytest.approx(float(F.cross_entropy(logits.double(), targets)), abs=1e-5)
+
+
+def test_the_hosts_mir_sets_the_reduction():
+    model, benchmark = tiny_classifier(trainable="image"), tiny_benchmark()
+    strategy = MIR(
+        model=model,
+        optimizer=SGD(model.parameters(), lr=0.01),
+        criterion=LabelSpaceCrossEntropy("seen"),
+        mem_size=8,
+        subsample=8,
+        batch_size_mem=4,
+        train_mb_size=4,
+        evaluator=None,
+    )
+    for experience in benchmark.train_stream:
+        strategy.train(experience)
+    assert strategy._criterion.reduction == "mean"
