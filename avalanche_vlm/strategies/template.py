@@ -74,7 +74,9 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
         template.setdefault("eval_mb_size", template.get("train_mb_size", 1))
         super().__init__(model=model, optimizer=optimizer, plugins=[*plugins], **template)
 
-    def make_train_dataloader(self, **kwargs: Any) -> None:
+    def make_train_dataloader(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, **kwargs: Any
+    ) -> None:
         """Make the loader; an experience without samples is refused in our words, not the sampler's."""
         experience_classes(self.experience)
         super().make_train_dataloader(**kwargs)
