@@ -33,3 +33,10 @@ def test_example_runs(example, tmp_path):
 def test_readme_snippet_runs(number, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(SNIPPETS[number], f"README snippet {number}", "exec"), {"__name__": "readme"})
+
+
+def test_the_readme_is_finished():
+    text = (ROOT / "README.md").read_text()
+    assert not re.search(r"\b(TODO|FIXME|MEASURED|[A-Z]+_TABLE)\b", text)
+    for path in re.findall(r"`((?:benchmarks|examples|avalanche_vlm)/[\w./]+)`", text):
+        assert (ROOT / path).exists(), path
