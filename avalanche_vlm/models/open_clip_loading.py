@@ -1,0 +1,186 @@
+"""How a model of open_clip is found, built and given its weights."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import open_clip
+from open_clip.model import CustomTextCLIP
+from open_clip.transform import PreprocessCfg
+
+from avalanche_vlm._checks import close_names, wrong_value
+from avalanche_vlm.models.small_clip import (
+    SMALL_CLIP_CONFIG,
+    SMALL_CLIP_NAME,
+    SMALL_CLIP_PREPROCESS,
+    SMALL_CLIP_TAG,
+    small_clip_weights,
+)
+
+
+def model_configuration(model: str | Mapping[str, Any]) -> dict[str, Any]:
+    """Return an own copy of the configuration of a model."""
+    if not isinstance(model, str):
+        missing = {"embed_dim", "vision_cfg", "text_cfg"} - set(model)
+        if missing:
+            raise wrong_value(
+                "model",
+                "a configuration with embed_dim, vision_cfg and text_cfg",
+                f"one without {sorted(missing)}",
+            )
+        return copy.deepcopy(dict(model))
+    if model == SMALL_CLIP_NAME:
+        return copy.deepcopy(SMALL_CLIP_CONFIG)
+    known = [SMALL_CLIP_NAME, *open_clip.list_models()]
+    configuration = None if ":" in model else open_clip.get_model_config(model.replace("/", "-"))
+    if configuration is None:
+        raise wrong_value(
+            "model", "a model name of open_clip, or 'small-clip'", repr(model), close_names(model, known)
+        )
+    return copy.deepcopy(configuration)
+
+
+def unsupported(what: str, name: str) -> ValueError:
+    """Return the error for a tower kind that is not supported, by its name."""
+    return wrong_value(
+        "model",
+        "a CLIP or CustomTextCLIP model of open_clip with its own text transformer",
+        f"{name!r} with the {what}",
+        "Choose a ViT model such as 'ViT-B-16', or subclass VisionLanguageBackbone for this one.",
+    )
+
+
+def refuse_unsupported(configuration: Mapping[str, Any], name: str) -> None:
+    """Refuse what can be told from the configuration before anything is downloaded."""
+    if "multimodal_cfg" in configuration:
+        raise unsupported("captioning tower CoCa", name)
+    hub_text = configuration["text_cfg"].get("hf_model_name")
+    if hub_text and "timm" not in hub_text:
+        raise unsupported(f"text tower HFTextEncoder ({hub_text})", name)
+
+
+def tag_facts(name: str, pretrained: str) -> dict[str, Any] | None:
+    """Return what is known of a tag, or None if ``pretrained`` is a file."""
+    if name == SMALL_CLIP_NAME and pretrained == SMALL_CLIP_TAG:
+        return {}
+    facts = {} if name == "custom" else open_clip.get_pretrained_cfg(name.replace("/", "-"), pretrained)
+    if facts:
+        return facts
+    if Path(pretrained).is_file():
+        return None
+    tags = [SMALL_CLIP_TAG] if name == SMALL_CLIP_NAME else _tags(name)
+    raise wrong_value(
+        "pretrained",
+        f"a tag of {name!r} or the path of an existing file",
+        repr(pretrained),
+        close_names(pretrained, tags) if tags else "This model has no tags: give a file.",
+    )
+
+
+def _tags(name: str) -> list[str]:
+    return open_clip.list_pretrained_tags_by_model(name.replace("/", "-"))
+
+
+PREPROCESSING = ("mean", "std", "interpolation", "resize_mode", "fill_color")
+
+
+def _usual_preprocessing(name: str) -> dict[str, Any]:
+    """Return what all tags of an architecture agree on: weights without a tag most likely follow them."""
+    tags = [open_clip.get_pretrained_cfg(name.replace("/", "-"), tag) for tag in _tags(name)]
+    facts: dict[str, Any] = {}
+    for key in PREPROCESSING:
+        values = [tag.get(key) for tag in tags]
+        if values and values[0] is not None and all(value == values[0] for value in values):
+            facts[key] = values[0]
+    return facts
+
+
+def needs_quick_gelu(tag: Mapping[str, Any], configuration: Mapping[str, Any]) -> bool:
+    """Return whether the weights of a tag were trained with QuickGELU."""
+    # An architecture that sets the flag is right where its tag forgets it (roberta-ViT-B-32).
+    return bool(tag.get("quick_gelu")) or bool(configuration.get("quick_gelu"))
+
+
+def build_model(
+    name: str,
+    configuration: Mapping[str, Any],
+    pretrained: str | None,
+    tag: Mapping[str, Any] | None,
+    cache_dir: str | None,
+) -> tuple[CustomTextCLIP, dict[str, Any]]:
+    """Return the model with its weights and the facts of its preprocessing."""
+    if name in (SMALL_CLIP_NAME, "custom"):
+        try:
+            model = CustomTextCLIP(
+                **{key: configuration[key] for key in configuration if key != "custom_text"}
+            )
+        except TypeError as error:
+            raise wrong_value("model", "a configuration that open_clip knows", str(error)) from error
+        facts: dict[str, Any] = {**vars(PreprocessCfg()), "size": configuration["vision_cfg"]["image_size"]}
+        facts |= SMALL_CLIP_PREPROCESS if name == SMALL_CLIP_NAME else {}
+        path = str(small_clip_weights()) if pretrained == SMALL_CLIP_TAG else pretrained
+    else:
+        model = _create(name, configuration, None if tag is None else pretrained, cache_dir)
+        facts = dict(getattr(model.visual, "preprocess_cfg"))  # noqa: B009 (a plain attribute of a module)
+        facts |= _usual_preprocessing(name) if tag is None else {}
+        path = pretrained if tag is None else None
+    if path is not None:
+        _load_file(model, path, name)
+    return model, facts
+
+
+def _create(
+    name: str, configuration: Mapping[str, Any], tag: str | None, cache_dir: str | None
+) -> CustomTextCLIP:
+    """Return a model that open_clip knows by name, with the weights of a tag or random ones."""
+    quick_gelu = bool(configuration.get("quick_gelu"))
+    overrides: dict[str, Any] = {"force_quick_gelu": True} if quick_gelu else {"quick_gelu": False}
+    try:
+        with warnings.catch_warnings():
+            # The one pair whose tag forgets the flag that its architecture sets.
+            warnings.filterwarnings("ignore", message="QuickGELU mismatch")
+            model = open_clip.create_model(
+                name, pretrained=tag, force_custom_text=True, cache_dir=cache_dir, **overrides
+            )
+    except RuntimeError as error:
+        if tag is None or "download" not in str(error):
+            raise
+        raise RuntimeError(
+            f"The weights {tag!r} of {name!r} could not be downloaded ({error}). Connect to the network "
+            "once, or fetch the file elsewhere and pass its path as `pretrained` (with "
+            f"`quick_gelu={quick_gelu}`)."
+        ) from error
+    if not isinstance(model, CustomTextCLIP):
+        raise unsupported(f"model class {type(model).__name__}", name)
+    return model
+
+
+def _load_file(model: CustomTextCLIP, path: str, name: str) -> None:
+    """Load weights from a local file, strictly."""
+    try:
+        open_clip.load_checkpoint(model, path, strict=True, weights_only=True, device="cpu")
+    except RuntimeError as error:
+        if "state_dict" not in str(error):
+            raise _unreadable(path) from error
+        raise wrong_value(
+            "pretrained",
+            f"a file of weights that fit {name!r}",
+            f"{path!r}, whose tensors are others: {str(error)[:300]}",
+            "Check that the model name belongs to these weights.",
+        ) from error
+    except Exception as error:
+        raise _unreadable(path) from error
+
+
+def _unreadable(path: str) -> ValueError:
+    return wrong_value(
+        "pretrained",
+        "a safetensors file, or a state dict of tensors that loads with weights_only=True",
+        f"{path!r}, which is neither",
+        "Convert a TorchScript archive or a pickled model to safetensors where you trust it, with "
+        "safetensors.torch.save_file(model.state_dict(), ...).",
+    )
