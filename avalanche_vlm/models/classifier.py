@@ -100,7 +100,8 @@ class CLIPClassifier(DynamicModule):
                 raise wrong_type("trainable", f"one of {tuple(_TOWERS_OF)} or a LoRA", trainable)
             check_choice("trainable", trainable, tuple(_TOWERS_OF))
         self._adapt_towers()
-        self.requires_grad_(True)
+        self.backbone.requires_grad_(False)
+        self._thaw_backbone()
         self.register_buffer("classes_seen", torch.zeros(0, dtype=torch.bool))
         if class_names is not None:
             self.set_classes(class_names)
@@ -129,20 +130,20 @@ class CLIPClassifier(DynamicModule):
 
     def requires_grad_(self, requires_grad: bool = True) -> CLIPClassifier:
         """Freeze everything, or let exactly that train which the constructor's arguments say."""
-        for parameter in (*self.backbone.parameters(), *self.head.parameters()):
-            parameter.requires_grad_(False)
+        self.backbone.requires_grad_(False)
+        self.head.requires_grad_(requires_grad)
         if requires_grad:
-            for _, tower in self._trained_towers():
-                if isinstance(self.trainable, LoRA):
-                    thaw_lora(tower, self.trainable)
-                else:
-                    tower.requires_grad_(True)
-            for parameter in (
-                *self.head.parameters(),
-                *(self._logit_parameters() if self.train_logit_scale else ()),
-            ):
-                parameter.requires_grad_(True)
+            self._thaw_backbone()
         return self
+
+    def _thaw_backbone(self) -> None:
+        for _, tower in self._trained_towers():
+            if isinstance(self.trainable, LoRA):
+                thaw_lora(tower, self.trainable)
+            else:
+                tower.requires_grad_(True)
+        for parameter in self._logit_parameters() if self.train_logit_scale else ():
+            parameter.requires_grad_(True)
 
     def _trained_towers(self) -> list[tuple[str, Any]]:
         names = self.trainable.towers if isinstance(self.trainable, LoRA) else _TOWERS_OF[self.trainable]
