@@ -23,8 +23,9 @@ from avalanche_vlm.benchmarks.class_incremental import (
     check_stream_arguments,
     host_dataset,
 )
-from avalanche_vlm.benchmarks.folder_benchmark import split_files
-from avalanche_vlm.benchmarks.tensor_benchmark import as_dataset, is_sequence_of
+from avalanche_vlm.benchmarks.folder_benchmark import check_image_transforms, split_files
+from avalanche_vlm.benchmarks.labelled_tensors import check_one_shape
+from avalanche_vlm.benchmarks.tensor_benchmark import as_dataset, has_transform, is_sequence_of
 from avalanche_vlm.text import ClassNames
 
 
@@ -50,7 +51,8 @@ def domain_benchmark(
 
     Raises:
         TypeError: an argument is of a wrong type.
-        ValueError: no domain, wrong shapes, a label without a name, or a domain that lacks a class.
+        ValueError: no domain, wrong or different shapes, a label without a name, or a domain that
+            lacks a class.
 
     >>> import torch
     >>> day, night = torch.eye(2), -torch.eye(2)
@@ -72,6 +74,14 @@ def domain_benchmark(
         )
         for domain, (train, test) in domains.items()
     }
+    check_one_shape(
+        {
+            f"domains[{domain!r}] {part}": dataset
+            for domain, pair in datasets.items()
+            for part, dataset in zip(("train", "test"), pair, strict=True)
+        },
+        transformed=has_transform(stream),
+    )
     return _domain_incremental(datasets, ClassNames(class_names), **stream)
 
 
@@ -92,12 +102,13 @@ def domain_folder_benchmark(
         class_names: one name per class folder: see `folder_benchmark`.
         test_fraction: share of each class of each domain that is kept for testing (0.2 if left out).
         split_seed: seed of that split.
-        **stream: see `StreamArguments`; images come as PIL images, so transforms are needed.
+        **stream: see `StreamArguments`; images come as PIL images, so both transforms are needed.
 
     Raises:
         TypeError: an argument is of a wrong type.
         ValueError: no such folder or domain, class folders that differ between domains or hold no
-            image, names that do not fit the folders, or a class with too few images to be split.
+            image, names that do not fit the folders, a class with too few images to be split, or no
+            transform.
 
     Example::
 
@@ -106,6 +117,7 @@ def domain_folder_benchmark(
             train_transform=model.train_transform, eval_transform=model.eval_transform,
         )
     """
+    check_image_transforms(stream.get("train_transform"), stream.get("eval_transform"))
     found = class_folders(root, "root")
     if isinstance(domains, str):
         raise wrong_type("domains", "a list of domain folders", domains)

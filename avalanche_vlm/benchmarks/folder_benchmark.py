@@ -15,7 +15,11 @@ from avalanche_vlm.benchmarks.class_folders import (
     names_of_folders,
     read_class_folders,
 )
-from avalanche_vlm.benchmarks.class_incremental import ClassIncrementalArguments, class_incremental
+from avalanche_vlm.benchmarks.class_incremental import (
+    ClassIncrementalArguments,
+    Transform,
+    class_incremental,
+)
 from avalanche_vlm.benchmarks.stratified_split import stratified_split
 
 DEFAULT_TEST_FRACTION = 0.2
@@ -33,7 +37,7 @@ def folder_benchmark(
     """Return a class-incremental benchmark from your own images, in one folder per class.
 
     Class ids follow the sorted names of the class folders. Images are read when they are needed and
-    come as PIL images, so a transform is needed: ``train_transform=model.train_transform,
+    come as PIL images, so both transforms are needed: ``train_transform=model.train_transform,
     eval_transform=model.eval_transform``.
 
     Args:
@@ -56,7 +60,8 @@ def folder_benchmark(
         TypeError: an argument is of a wrong type.
         ValueError: no such folder, no class folders, a class folder without images, class folders
             that differ between ``train`` and ``test``, names that do not fit the folders, a class
-            with too few images to be split, or classes that cannot be dealt out as asked.
+            with too few images to be split, no transform, or classes that cannot be dealt out as
+            asked.
 
     Example::
 
@@ -65,6 +70,7 @@ def folder_benchmark(
             train_transform=model.train_transform, eval_transform=model.eval_transform,
         )
     """
+    check_image_transforms(stream.get("train_transform"), stream.get("eval_transform"))
     folders = class_folders(train, "train")
     names = names_of_folders(folders, class_names)
     train_files = read_class_folders(train, folders, "train")
@@ -75,6 +81,19 @@ def folder_benchmark(
     else:
         test_files = read_class_folders(test, folders, "test")
     return class_incremental(train_files, test_files, names, **stream)
+
+
+def check_image_transforms(train_transform: Transform | None, eval_transform: Transform | None) -> None:
+    """Raise `ValueError` unless both transforms are given, which image files need to become tensors."""
+    # Otherwise the host's loader fails at the first minibatch, in words of its own.
+    for argument, transform in (("train_transform", train_transform), ("eval_transform", eval_transform)):
+        if transform is None:
+            raise wrong_value(
+                argument,
+                "given, because images from folders are PIL images, which make no minibatch",
+                None,
+                "Pass train_transform=model.train_transform, eval_transform=model.eval_transform.",
+            )
 
 
 def split_files(

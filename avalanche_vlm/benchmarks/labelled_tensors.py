@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, final
 
 import numpy as np
@@ -61,6 +62,33 @@ class LabelledTensors(Dataset[tuple[Tensor, int]]):
         return len(self.targets)
 
 
+def check_one_shape(datasets: Mapping[str, Any], *, transformed: bool) -> None:
+    """Raise `ValueError` unless the inputs of all `LabelledTensors` have one shape.
+
+    Args:
+        datasets: from what to call each data set in an error to the data set; of others than
+            `LabelledTensors` nothing is known.
+        transformed: whether transforms are applied, which may bring images of several sizes to one.
+    """
+    shapes = {
+        argument: tuple(dataset.x.shape[1:])
+        for argument, dataset in datasets.items()
+        if isinstance(dataset, LabelledTensors)
+    }
+    if not shapes:
+        return
+    first, expected = next(iter(shapes.items()))
+    for argument, shape in shapes.items():
+        both_images = len(shape) == len(expected) == 3
+        if shape != expected and not (both_images and transformed):
+            raise wrong_value(
+                argument,
+                f"inputs of the shape {expected}, as those of `{first}`",
+                f"inputs of the shape {shape}",
+                "Resize images alike, or pass transforms that do." if both_images else "",
+            )
+
+
 def _as_inputs(x: Any, argument: str) -> Tensor:
     if not isinstance(x, (np.ndarray, Tensor)):
         raise wrong_type(argument, "a numpy array or a tensor", x)
@@ -71,11 +99,13 @@ def _as_inputs(x: Any, argument: str) -> Tensor:
     of_floats = tensor.is_floating_point()
     is_embedding = tensor.dim() == 2 and of_floats
     is_image = tensor.dim() == 4 and 3 in (shape[1], shape[3]) and (of_floats or tensor.dtype == torch.uint8)
+    if shape[:1] == (0,):
+        raise wrong_value(argument, _X_EXPECTED, f"no samples: shape {shape} of {tensor.dtype}")
     if not (is_embedding or is_image) or 0 in shape:
         advice = ""
         if tensor.dim() == 3 or (tensor.dim() == 4 and 1 in (shape[1], shape[3])):
             advice = "Repeat the one channel of grey images three times."
-        elif tensor.dim() == 2:
+        elif tensor.dim() == 2 and not of_floats:
             advice = "Convert embeddings to floats."
         raise wrong_value(argument, _X_EXPECTED, f"shape {shape} of {tensor.dtype}", advice)
     if is_image and shape[1] != 3:

@@ -18,8 +18,8 @@ from avalanche_vlm.benchmarks.class_incremental import (
     class_incremental,
     host_dataset,
 )
-from avalanche_vlm.benchmarks.labelled_tensors import LabelledTensors
-from avalanche_vlm.benchmarks.tensor_benchmark import as_dataset, is_sequence_of
+from avalanche_vlm.benchmarks.labelled_tensors import LabelledTensors, check_one_shape
+from avalanche_vlm.benchmarks.tensor_benchmark import as_dataset, has_transform, is_sequence_of
 from avalanche_vlm.text import ClassNames, normalize_text
 
 
@@ -48,8 +48,8 @@ def multi_dataset_benchmark(
 
     Raises:
         TypeError: an argument is of a wrong type.
-        ValueError: no data set, wrong shapes, a label without a name, a class without samples,
-            classes that cannot be divided, or a class name that two data sets share.
+        ValueError: no data set, wrong or different shapes, a label without a name, a class without
+            samples, classes that cannot be divided, or a class name that two data sets share.
 
     >>> import torch
     >>> from avalanche_vlm.benchmarks import class_names
@@ -68,6 +68,7 @@ def multi_dataset_benchmark(
     if not datasets:
         raise wrong_value("datasets", "at least one data set", "an empty mapping")
     generator = torch.Generator().manual_seed(seed or 0)
+    inputs: dict[str, Any] = {}
     train_parts: list[Any] = []
     test_parts: list[Any] = []
     names: list[str] = []
@@ -78,8 +79,8 @@ def multi_dataset_benchmark(
         if not is_sequence_of(parts, 3):
             raise wrong_type(f"datasets[{title!r}]", "a triple (train, test, class names)", parts)
         part_names = ClassNames(parts[2])
-        train = as_dataset(parts[0], f"datasets[{title!r}] train")
-        test = as_dataset(parts[1], f"datasets[{title!r}] test")
+        train = inputs[f"datasets[{title!r}] train"] = as_dataset(parts[0], f"datasets[{title!r}] train")
+        test = inputs[f"datasets[{title!r}] test"] = as_dataset(parts[1], f"datasets[{title!r}] test")
         size, offset = len(part_names), len(names)
         check_every_class_present(train, test, range(size), part_names, where=f" of data set {title!r}")
         if size % n_experiences_per_dataset:
@@ -95,6 +96,7 @@ def multi_dataset_benchmark(
         ids = range(size) if seed is None else torch.randperm(size, generator=generator).tolist()
         order += [offset + index for index in ids]
         counts += [size // n_experiences_per_dataset] * n_experiences_per_dataset
+    check_one_shape(inputs, transformed=has_transform(stream))
     _check_no_shared_name(names, origin)
     all_names = ClassNames(names, origin)
     return class_incremental(

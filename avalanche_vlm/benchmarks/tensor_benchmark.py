@@ -9,8 +9,12 @@ from avalanche.benchmarks.scenarios.deprecated.new_classes import NCScenario
 from typing_extensions import Unpack
 
 from avalanche_vlm._checks import wrong_type
-from avalanche_vlm.benchmarks.class_incremental import ClassIncrementalArguments, class_incremental
-from avalanche_vlm.benchmarks.labelled_tensors import LabelledTensors
+from avalanche_vlm.benchmarks.class_incremental import (
+    ClassIncrementalArguments,
+    StreamArguments,
+    class_incremental,
+)
+from avalanche_vlm.benchmarks.labelled_tensors import LabelledTensors, check_one_shape
 
 
 def tensor_benchmark(
@@ -35,8 +39,8 @@ def tensor_benchmark(
 
     Raises:
         TypeError: an argument is of a wrong type.
-        ValueError: wrong shapes, a label without a name, a class without samples, or classes that
-            cannot be dealt out as asked.
+        ValueError: wrong shapes, shapes that differ between train and test, a label without a name,
+            a class without samples, or classes that cannot be dealt out as asked.
 
     >>> import torch
     >>> x, y = torch.eye(6), torch.arange(6)
@@ -46,7 +50,9 @@ def tensor_benchmark(
     >>> [sorted(experience.classes_in_this_experience) for experience in benchmark.train_stream]
     [[0, 5], [1, 4], [2, 3]]
     """
-    return class_incremental(as_dataset(train, "train"), as_dataset(test, "test"), class_names, **stream)
+    datasets = {"train": as_dataset(train, "train"), "test": as_dataset(test, "test")}
+    check_one_shape(datasets, transformed=has_transform(stream))
+    return class_incremental(datasets["train"], datasets["test"], class_names, **stream)
 
 
 def as_dataset(value: Any, argument: str) -> Any:
@@ -59,6 +65,11 @@ def as_dataset(value: Any, argument: str) -> Any:
     raise wrong_type(
         argument, "a pair (x, y) of arrays or tensors, or a data set of (x, y) with `targets`", value
     )
+
+
+def has_transform(stream: StreamArguments) -> bool:
+    """Return whether the arguments of a builder hold a transform."""
+    return stream.get("train_transform") is not None or stream.get("eval_transform") is not None
 
 
 def is_sequence_of(value: Any, length: int) -> bool:

@@ -111,8 +111,8 @@ def label_space_cross_entropy(
     if len(space) and (space[0] < 0 or space[-1] >= logits.shape[1]):
         raise wrong_value(
             "targets",
-            f"labels in 0..{logits.shape[1] - 1}, one for each column of the logits",
-            f"labels from {int(targets.min())} to {int(targets.max())}",
+            f"labels in 0..{logits.shape[1] - 1}, one for each column of the logits, as `columns` must",
+            f"labels and columns from {int(space[0])} to {int(space[-1])}",
             "Name all classes of the benchmark with model.set_classes(class_names(benchmark)).",
         )
     return F.cross_entropy(

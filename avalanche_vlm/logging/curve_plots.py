@@ -114,6 +114,7 @@ def _label_ends(axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
     for (end, text, colour), height in zip(ordered, heights, strict=True):
         axes.annotate(
             text,
+            parse_math=False,  # a dollar sign in a method's name is one
             xy=(1.0, end),
             xycoords=("axes fraction", "data"),
             xytext=(1.03, height),

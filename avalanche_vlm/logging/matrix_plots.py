@@ -80,7 +80,7 @@ def _panels(matrices: dict[str, Tensor], space: LabelSpace, names: Sequence[str]
     image: AxesImage | None = None
     for axes, (method, stack) in zip(grid.flat, matrices.items(), strict=False):
         image = _draw_matrix(axes, stack.mean(dim=0), edge, names)
-        axes.set_title(method, fontsize=11)
+        axes.set_title(method, fontsize=11, parse_math=False)  # a dollar sign in a name is one
     for axes in grid.flat[len(matrices) :]:
         axes.set_visible(False)
     assert image is not None
@@ -101,7 +101,9 @@ def _draw_matrix(axes: Axes, matrix: Tensor, edge: float, names: Sequence[str] |
     if names is None:
         axes.set_xticks(range(0, size, every), [str(j + 1) for j in range(0, size, every)])
     else:
-        axes.set_xticks(range(size), list(names), rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_xticks(
+            range(size), list(names), rotation=45, ha="right", rotation_mode="anchor", parse_math=False
+        )
     rows = [0, *range(1, size + 1, every)]
     axes.set_yticks(rows, ["zero-shot", *(str(t) for t in rows[1:])])
     axes.tick_params(length=0, labelsize=9)

@@ -157,30 +157,30 @@ def write_results(path: str | os.PathLike[str], rows: Iterable[ResultRow]) -> No
     """Append rows to a CSV file, or begin it, with one header.
 
     The file is written anew beside the old one and then takes its place, so that a reader never
-    sees half of it, and a crash leaves the old one.
+    sees half of it, and a crash leaves the old one. For the same reason only one process at a time
+    may append to a file: of two that do so at once, one loses its rows. Runs side by side each write
+    a file of their own; `read_results` returns lists, which are joined with ``+``.
 
     Args:
-        path: the file; its folder must exist.
+        path: the file; its folder must exist. An empty file counts as new.
         rows: what to append.
 
     Raises:
         ValueError: the file has another header.
     """
     path = Path(path)
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    if path.exists():
-        before = path.read_text(encoding="utf-8")
+    before = _read_text(path) if path.exists() else ""
+    if before:
         _check_header(path, before)
-        text.write(before if before.endswith("\n") else before + "\n")
     else:
-        writer.writerow(HEADER)
+        before = _csv_line(HEADER)
+    parts = [before if before.endswith("\n") else before + "\n"]
     for row in rows:
         check_type("rows", row, ResultRow)
-        writer.writerow("" if value is None else value for value in asdict(row).values())
+        parts.append(_csv_line(["" if value is None else value for value in asdict(row).values()]))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text.getvalue(), encoding="utf-8", newline="")
+        temporary.write_text("".join(parts), encoding="utf-8", newline="")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -193,7 +193,7 @@ def read_results(path: str | os.PathLike[str]) -> list[ResultRow]:
         ValueError: the file has another header.
     """
     path = Path(path)
-    text = path.read_text(encoding="utf-8")
+    text = _read_text(path)
     _check_header(path, text)
     return [
         ResultRow(
@@ -245,6 +245,20 @@ def result_matrix(results: Results) -> Tensor:
     for after, experience, value in places:
         matrix[after, experience] = value
     return matrix
+
+
+def _read_text(path: Path) -> str:
+    # Without translation: a line break inside of a name stays the one that it is.
+    with path.open(encoding="utf-8", newline="") as file:
+        return file.read()
+
+
+def _csv_line(values: Sequence[object]) -> str:
+    # The writer puts quotes around the characters of its own line end only, in Python before 3.13;
+    # a bare "\r" in a name would end the line for the reader.
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\r\n").writerow(values)
+    return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _check_header(path: Path, text: str) -> None:

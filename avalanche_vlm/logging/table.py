@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from avalanche_vlm._checks import wrong_value
 from avalanche_vlm.functional.label_space import LabelSpace
@@ -55,7 +56,9 @@ def results_table(
     """Return a table with one line a method, in percent.
 
     Over several seeds a cell is the mean ± the standard deviation of the sample. Lines are in the
-    order of the results; with several benchmarks there is one a benchmark and method.
+    order of the results; with several benchmarks there is one a benchmark and method. Names and
+    headings are shown letter by letter, whatever they would mean to rich, and long names go on in
+    the next line.
 
     Args:
         results: path of a file of results, or rows.
@@ -75,16 +78,22 @@ def results_table(
         raise wrong_value("columns", "at least one column", "none")
     lines = list(dict.fromkeys((row.benchmark, row.method) for row in rows))
     several_benchmarks = len({benchmark for benchmark, _ in lines}) > 1
-    table = Table(title=title, caption=_caption(columns), box=box.SIMPLE_HEAD)
+    # Texts, because rich reads a string as markup: it would swallow the end of "LoRA [r=8]".
+    table = Table(
+        title=None if title is None else Text(title, style="table.title"),
+        caption=Text(_caption(columns), style="table.caption"),
+        box=box.SIMPLE_HEAD,
+    )
+    # Where the line is too short, names give way: half a number is none.
     if several_benchmarks:
-        table.add_column("Benchmark", no_wrap=True)
-    table.add_column("Method", no_wrap=True)
+        table.add_column("Benchmark", overflow="fold")
+    table.add_column("Method", overflow="fold")
     for column in columns:
-        table.add_column(column.heading, justify="right", no_wrap=True)
+        table.add_column(Text(column.heading), justify="right", no_wrap=True)
     for benchmark, method in lines:
         own = [row for row in rows if (row.benchmark, row.method) == (benchmark, method)]
         cells = [_cell(own, column) for column in columns]
-        table.add_row(*([benchmark] if several_benchmarks else []), method, *cells)
+        table.add_row(*([Text(benchmark)] if several_benchmarks else []), Text(method), *cells)
     return table
 
 

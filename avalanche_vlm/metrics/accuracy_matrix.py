@@ -140,12 +140,14 @@ class AccuracyMatrixMetric(PluginMetric[dict[str, Tensor]]):
 
     def _stream(self, name: str) -> StreamAccuracies:
         if name not in self._streams:
-            raise wrong_value(
-                "stream",
-                "the name of an evaluated stream",
-                repr(name),
-                close_names(name, self._streams) if self._streams else "Call `strategy.eval` first.",
-            )
+            advice = close_names(name, self._streams) if self._streams else "Call `strategy.eval` first."
+            if self._in_training:
+                known = f" {advice}" if self._streams else ""
+                advice = (
+                    "Evaluations inside `strategy.train`, and those after an interrupted one, do not "
+                    f"count until a training has ended.{known}"
+                )
+            raise wrong_value("stream", "the name of an evaluated stream", repr(name), advice)
         return self._streams[name]
 
     # Training: which row is being measured.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -23,13 +23,14 @@ class ClassNames(Sequence[str]):
     """The names of all classes of a benchmark, by class id.
 
     Args:
-        names: one name per class id, in the order of the ids. Two names that differ only in case
-            or white space count as duplicates, because a tokenizer cannot tell them apart.
+        names: one name per class id, in the order of the ids; no set, which has none. Two names that
+            differ only in case or white space count as duplicates, because a tokenizer cannot tell
+            them apart.
         datasets: the data set that each class belongs to, for streams over several data sets
             (the label space ``"dataset"``); empty if all classes belong to one.
 
     Raises:
-        TypeError: a name is not text.
+        TypeError: ``names`` or ``datasets`` is no ordered list, or a name is not text.
         ValueError: no name, an empty name, a duplicate, or ``datasets`` of another length.
 
     >>> names = ClassNames(["cat", "dog"])
@@ -41,10 +42,10 @@ class ClassNames(Sequence[str]):
     datasets: tuple[str, ...] = ()
 
     def __init__(self, names: Iterable[str], datasets: Iterable[str] = ()) -> None:
-        if isinstance(names, str):
-            raise wrong_type("class_names", "a list of names", names, "Wrap a single name in a list.")
-        object.__setattr__(self, "names", tuple(names))
-        object.__setattr__(self, "datasets", tuple(datasets))
+        object.__setattr__(self, "names", _ordered("class_names", names, "an ordered list of names"))
+        object.__setattr__(
+            self, "datasets", _ordered("datasets", datasets, "an ordered list, one entry per class")
+        )
         if not self.names:
             raise wrong_value("class_names", "at least one name", "an empty list")
         seen: dict[str, int] = {}
@@ -96,3 +97,18 @@ class ClassNames(Sequence[str]):
                 f"{len(self)} names",
                 "Name every class once, in the order of the class ids.",
             )
+
+
+def _ordered(argument: str, values: Iterable[str], expected: str) -> tuple[str, ...]:
+    if isinstance(values, str):
+        raise wrong_type(argument, expected, values, "Wrap a single name in a list.")
+    # The order of a set of text changes from run to run, and the class ids with it.
+    if isinstance(values, (set, frozenset)):
+        advice = "A set has no order: write a list, or sort it."
+        raise wrong_type(argument, expected, values, advice)
+    # The keys of a mapping may be the names as well as the ids.
+    if isinstance(values, Mapping):
+        raise wrong_type(argument, expected, values, "Write a list in the order of the class ids.")
+    if not isinstance(values, Iterable):
+        raise wrong_type(argument, expected, values)
+    return tuple(values)

@@ -20,7 +20,7 @@ def embeddings():
     def make(class_count=6, samples_per_class=SAMPLES_PER_CLASS, first=0.0):
         y = torch.arange(class_count).repeat(samples_per_class)
         number = first + torch.arange(len(y), dtype=torch.float32)
-        return torch.cat([torch.eye(class_count)[y], number[:, None]], dim=1), y
+        return torch.cat([torch.eye(max(class_count, len(NAMES)))[y], number[:, None]], dim=1), y
 
     return make
 

@@ -10,6 +10,8 @@ from avalanche_vlm.benchmarks import (
 )
 from avalanche_vlm.text import ClassNames
 
+TENSORS = {"train_transform": PILToTensor(), "eval_transform": PILToTensor()}
+
 
 @pytest.fixture
 def domains(embeddings):
@@ -49,6 +51,8 @@ def test_transforms_are_applied(domains, names):
 
 
 def test_wrong_domains_are_named(domains, embeddings, names):
+    x, y = embeddings()
+    one_more = x, y + (y == 5)
     for wrong, error, sentence in [
         ([], TypeError, "`domains` must be Mapping"),
         ({}, ValueError, "`domains` must be at least one domain"),
@@ -59,7 +63,7 @@ def test_wrong_domains_are_named(domains, embeddings, names):
             ValueError,
             r"`train` must be .*every class of domain 'clip'; got none of 5 \('owl'\)",
         ),
-        ({**domains, "clip": (embeddings(), embeddings(7))}, ValueError, "`test` of domain 'clip'.*label 6"),
+        ({**domains, "clip": (embeddings(), one_more)}, ValueError, "`test` of domain 'clip'.*label 6"),
         (
             {"photo": ((torch.eye(2), [0]), embeddings())},
             ValueError,
@@ -74,6 +78,17 @@ def test_wrong_domains_are_named(domains, embeddings, names):
         domain_benchmark(domains, class_names=names, eval_transform=1)
 
 
+def test_domains_have_inputs_of_one_shape(domains, embeddings, names):
+    x, y = embeddings()
+    domains["sketch"] = (domains["sketch"][0], (x[:, :-1], y))
+    sentence = (
+        r"`domains\['sketch'\] test` must be inputs of the shape \(7,\), as those of "
+        r"`domains\['photo'\] train`; got inputs of the shape \(6,\)"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        domain_benchmark(domains, class_names=names)
+
+
 @pytest.fixture
 def root(tmp_path, write_images):
     for domain, count in (("photo", 5), ("art_painting", 10), ("sketch", 2)):
@@ -82,9 +97,7 @@ def root(tmp_path, write_images):
 
 
 def test_folders_of_domains(root):
-    build = lambda **arguments: domain_folder_benchmark(  # noqa: E731
-        root, train_transform=PILToTensor(), eval_transform=PILToTensor(), **arguments
-    )
+    build = lambda **arguments: domain_folder_benchmark(root, **TENSORS, **arguments)  # noqa: E731
     benchmark = build()
     assert class_names(benchmark).names == ("dog", "grey elephant")
     assert [len(experience.dataset) for experience in benchmark.train_stream] == [16, 8, 2]  # sorted domains
@@ -110,14 +123,24 @@ def test_wrong_folders_of_domains_are_named(root, tmp_path, write_images):
         ({"root": tmp_path / "none"}, ValueError, "`root` must be a folder"),
         ({"class_names": ["dog"]}, ValueError, "`class_names` must be 2 names"),
         ({"test_fraction": 2}, ValueError, "`test_fraction` must be"),
+        (
+            {"train_transform": None},
+            ValueError,
+            "`train_transform` must be given.*eval_transform=model.eval_transform",
+        ),
+        (
+            {"eval_transform": None},
+            ValueError,
+            "`eval_transform` must be given.*eval_transform=model.eval_transform",
+        ),
     ]:
         with pytest.raises(error, match=sentence):
-            domain_folder_benchmark(**{"root": root, **arguments})
+            domain_folder_benchmark(**{"root": root, **TENSORS, **arguments})
     write_images(root / "cartoon", ["dog"], count=2)
     with pytest.raises(
         ValueError, match=r"`root` must be .*same 2 class folders.*cartoon' without 'grey_elephant'"
     ):
-        domain_folder_benchmark(root, domains=["photo", "cartoon"])
+        domain_folder_benchmark(root, domains=["photo", "cartoon"], **TENSORS)
     write_images(root / "cartoon", ["grey_elephant"], count=1)
     with pytest.raises(ValueError, match=r"one sample of 'cartoon/grey_elephant'"):
-        domain_folder_benchmark(root)
+        domain_folder_benchmark(root, **TENSORS)

@@ -54,9 +54,9 @@ def test_one_folder_is_split_the_same_way_each_time(tmp_path, write_images):
 
 def test_names_may_be_given(tmp_path, write_images):
     root = write_images(tmp_path / "images", ["b", "a"])
-    assert class_names(folder_benchmark(root, n_experiences=1)).names == ("a", "b")
-    as_list = folder_benchmark(root, n_experiences=1, class_names=["ant", "bee"])
-    as_mapping = folder_benchmark(root, n_experiences=1, class_names={"b": "bee", "a": "ant"})
+    assert class_names(folder_benchmark(root, **tensors(n_experiences=1))).names == ("a", "b")
+    as_list = folder_benchmark(root, **tensors(n_experiences=1, class_names=["ant", "bee"]))
+    as_mapping = folder_benchmark(root, **tensors(n_experiences=1, class_names={"b": "bee", "a": "ant"}))
     assert class_names(as_list) == class_names(as_mapping)
     assert class_names(as_mapping).names == ("ant", "bee")
 
@@ -67,16 +67,16 @@ def test_hidden_folders_and_other_files_do_not_count(tmp_path, write_images):
     (root / "readme.txt").write_text("words")
     (root / "a" / "notes.txt").write_text("words")
     write_images(root / "b" / "deeper", ["down"], count=3)
-    benchmark = folder_benchmark(root, n_experiences=1, test_fraction=0.5)
+    benchmark = folder_benchmark(root, **tensors(n_experiences=1, test_fraction=0.5))
     assert len(class_names(benchmark)) == 2
     assert len(benchmark.train_stream[0].dataset) + len(benchmark.test_stream[0].dataset) == 13
 
 
 def test_images_are_read_when_they_are_asked_for(tmp_path, write_images):
     root = write_images(tmp_path / "images", ["a", "b"])
-    benchmark = folder_benchmark(root, n_experiences=1)
+    benchmark = folder_benchmark(root, **tensors(n_experiences=1))
     data = pickle.loads(pickle.dumps(benchmark.train_stream[0].dataset))
-    assert data[0][0].mode == "RGB"
+    assert data[0][0].shape == (3, 6, 7)
     for path in root.rglob("*.png"):
         path.unlink()
     with pytest.raises(FileNotFoundError):
@@ -155,13 +155,27 @@ def test_mistakes_are_named(tmp_path, write_images, arguments, error, sentence):
     (tmp_path / "hollow" / "b" / "words.txt").write_text("words")
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("words")
-    given = {"train": "good", "n_experiences": 1, **arguments}
+    given = tensors(**{"train": "good", "n_experiences": 1, **arguments})
     given = {
         key: tmp_path / value if key in {"train", "test"} and value != 3 else value
         for key, value in given.items()
     }
     with pytest.raises(error, match=sentence):
         folder_benchmark(given.pop("train"), given.pop("test", None), **given)
+
+
+@pytest.mark.parametrize("missing", ["train_transform", "eval_transform"])
+def test_images_without_a_transform_are_refused(tmp_path, write_images, missing):
+    root = write_images(tmp_path / "images", ["a", "b"])
+    sentence = (
+        f"`{missing}` must be given.*PIL images.*Pass train_transform=model.train_transform, "
+        "eval_transform=model.eval_transform"
+    )
+    given = tensors(n_experiences=1)
+    del given[missing]
+    for arguments in (given, {**given, missing: None}):
+        with pytest.raises(ValueError, match=sentence):
+            folder_benchmark(root, **arguments)
 
 
 def test_the_split_keeps_the_share_of_every_class():

@@ -101,6 +101,12 @@ def test_mistakes_are_named(datasets, embeddings):
             ValueError,
             r"data set 'farm'; got none of 2 \('hen'\)",
         ),
+        (
+            {"farm": (pair, wide(pair, 9), ["cow", "pig"])},
+            {},
+            ValueError,
+            r"`datasets\['farm'\] test` must be inputs of the shape \(7,\), as those of .*'pets'\] train`",
+        ),
         ({"farm": (pair, pair)}, {}, TypeError, r"`datasets\['farm'\]` must be a triple"),
         ({"farm": (pair, 3, ["cow", "pig"])}, {}, TypeError, r"`datasets\['farm'\] test` must be a pair"),
         (

@@ -76,8 +76,14 @@ def test_what_fits_is_not_copied():
         (np.zeros((2, 3, 5, 6), dtype=np.uint16), [0, 1], ValueError, "`data x` must be images"),
         (torch.zeros(2, 4, dtype=torch.uint8), [0, 1], ValueError, "Convert embeddings to floats"),
         (np.array([["a"]]), [0], ValueError, "an array of <U1"),
-        (torch.zeros(0, 4), [], ValueError, "at least one"),
-        (torch.zeros(2, 0), [0, 1], ValueError, "`data x`"),
+        (
+            torch.zeros(0, 7),
+            [],
+            ValueError,
+            r"at least one; got no samples: shape \(0, 7\) of torch.float32\.$",
+        ),
+        (np.zeros((0, 3, 5, 6), np.uint8), [], ValueError, r"got no samples: shape \(0, 3, 5, 6\)"),
+        (torch.zeros(2, 0), [0, 1], ValueError, r"`data x`.*shape \(2, 0\) of torch.float32\.$"),
         (torch.zeros(2, 4), [0, 1, 2], ValueError, "x and y of one length; got 2 inputs and 3 labels"),
         (
             torch.tensor([[0.0], [float("nan")]]),
@@ -113,6 +119,25 @@ def test_mistakes_are_told_apart_by_stream(embeddings, names):
     for wrong in (good[0], good[:1], None):
         with pytest.raises(TypeError, match=r"`test` must be a pair \(x, y\)"):
             tensor_benchmark(good, wrong, class_names=names, n_experiences=1)
+
+
+def test_train_and_test_have_inputs_of_one_shape(embeddings, names):
+    x, y = embeddings()
+    build = lambda train, test, **arguments: tensor_benchmark(  # noqa: E731
+        (train, y), (test, y), class_names=names, n_experiences=1, **arguments
+    )
+    sentence = r"`test` must be inputs of the shape \(7,\), as those of `train`; got .* shape \(6,\)"
+    for arguments in ({}, {"train_transform": doubled, "eval_transform": doubled}):
+        with pytest.raises(ValueError, match=sentence):
+            build(x, x[:, :-1], **arguments)
+    small, large = torch.zeros(len(y), 3, 4, 4), torch.zeros(len(y), 3, 5, 5)
+    with pytest.raises(ValueError, match=r"`test` must be inputs of the shape \(7,\)"):
+        build(x, small, eval_transform=torch.flatten)
+    with pytest.raises(ValueError, match=r"shape \(3, 4, 4\).*got .*\(3, 5, 5\).*Resize images alike"):
+        build(small, large)
+    # One transform is enough to bring images of two sizes to one.
+    benchmark = build(small, large, eval_transform=lambda image: image[:, :4, :4])
+    assert benchmark.test_stream[0].dataset[0][0].shape == (3, 4, 4)
 
 
 def test_names_and_labels_must_fit(embeddings, names):

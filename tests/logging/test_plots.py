@@ -75,6 +75,18 @@ def test_matrices_of_all_methods_share_one_scale(results):
     assert {axes.images[0].get_clim() for axes in panels} == {(0.0, 100.0)}
 
 
+@pytest.mark.parametrize("name", ["$a_{b$", "$x$", "costs $5 and $6", "100 %"])
+def test_names_are_no_mathematics(name):
+    rows = matrix_rows(MATRIX, method=name, space="all")
+    matrix = plot_accuracy_matrix(rows, method=name, space="all", experience_names=[name, "b", name])
+    curves = plot_accuracy_over_experiences(rows, space="all")
+    for figure in (matrix, plot_accuracy_matrices(rows, space="all"), curves):
+        figure.canvas.draw()
+    shown = [matrix.axes[0].title, *matrix.axes[0].get_xticklabels(), *curves.axes[0].texts]
+    assert [text.get_text() for text in shown] == [name, name, "b", name, f"{name}  70.0"]
+    assert not any(text.get_parse_math() for text in shown)
+
+
 def test_many_experiences_have_no_numbers_in_cells():
     rows = matrix_rows(torch.rand(31, 30), method="m", space="all")
     assert len(plot_accuracy_matrix(rows, method="m", space="all").axes[0].texts) == 0

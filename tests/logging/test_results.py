@@ -49,7 +49,9 @@ class FakeMetric:
         return self._counts
 
 
-names = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1).filter(str.strip)
+names = st.text(
+    st.characters(exclude_categories=["Cs", "Cc"], include_characters="\r\n\t"), min_size=1
+).filter(str.strip)
 rows = st.builds(
     ResultRow,
     method=names,
@@ -72,6 +74,23 @@ def test_what_is_appended_is_read(tmp_path, first, second):
     write_results(str(path), second)
     assert comparable(read_results(path)) == comparable(first + second)
     assert os.listdir(tmp_path) == ["results.csv"]
+
+
+@pytest.mark.parametrize("name", ["a\rb", "a\r\nb", "a\nb", "a\r", "\na"])
+def test_line_breaks_in_names_stay_as_they_are(tmp_path, name):
+    path = tmp_path / "results.csv"
+    first = matrix_rows(joint(), method=name, space="all", benchmark=name)
+    for _ in range(2):
+        write_results(path, first)
+    assert comparable(read_results(path)) == comparable(2 * first)
+
+
+def test_an_empty_file_counts_as_new(tmp_path):
+    path = tmp_path / "results.csv"
+    path.touch()
+    found = matrix_rows(joint(), method="m", space="all")
+    write_results(path, found)
+    assert comparable(read_results(path)) == comparable(found)
 
 
 def test_the_file_is_in_long_format(tmp_path):
@@ -149,7 +168,7 @@ def example_rows():
 
 
 def cells(table):
-    return {heading.header: list(heading.cells) for heading in table.columns}
+    return {str(heading.header): [str(cell) for cell in heading.cells] for heading in table.columns}
 
 
 def test_table_has_a_line_a_method(tmp_path):
@@ -209,6 +228,35 @@ def test_table_text_is_plain():
     assert any(line.split() == ["Joint", "training", "–", "90.0", "–", "–"] for line in lines)
     assert "Transfer in 'all'" in " ".join(text.split())
     assert all(line == line.rstrip() and len(line) <= 100 for line in lines)
+
+
+@pytest.mark.parametrize("name", ["LoRA [r=8]", "x [/bold]", "[red]x", "a :smile:", "back\\", "\\[b]"])
+def test_names_are_no_markup(name):
+    found = [
+        row
+        for benchmark in (name, "other")
+        for row in matrix_rows(joint(), method=name, space="all", benchmark=benchmark)
+    ]
+    columns = [TableColumn(name, "last_accuracy", "all")]
+    table = results_table(found, columns=columns, title=f"title {name}")
+    lines = [line.strip() for line in table_text(table).splitlines() if line]
+    assert lines[0] == f"title {name}"
+    assert " ".join(lines[1].split()) == f"Benchmark Method {name}"
+    assert " ".join(lines[3].split()) == f"{name} {name} 90.0"
+    assert " ".join(lines).endswith(f"percent; label space: {name} in 'all'")
+
+
+@pytest.mark.parametrize("name", ["method" * 40, "a long name " * 20])
+def test_long_names_leave_the_numbers_whole(name):
+    found = [
+        row for b in ("x" * 90, "y") for row in matrix_rows(joint(), method=name, space="all", benchmark=b)
+    ]
+    for rows_of_table in (found, [row for row in found if row.benchmark == "y"]):
+        text = table_text(results_table(rows_of_table), width=80)
+        assert "…" not in text
+        assert all(len(line) <= 80 for line in text.splitlines())
+        assert {"Average", "Last", "Forgetting", "Transfer"} <= set(text.split())
+        assert sum(text.count(letter) for letter in "h") >= name.count("h")
 
 
 def test_arguments_are_checked():

@@ -265,6 +265,26 @@ def test_periodic_evaluations_do_not_change_rows(benchmark, strategy):
     assert metric.matrix()[-1].isfinite().all()
 
 
+def test_evaluations_after_an_interrupted_training_do_not_count(benchmark):
+    class Interrupt(SupervisedPlugin):
+        def before_backward(self, strategy, *args, **kwargs):
+            raise KeyboardInterrupt
+
+    metric, interrupt = AccuracyMatrixMetric("all"), Interrupt()
+    strategy = make(metric, plugins=[interrupt])
+    with pytest.raises(KeyboardInterrupt):
+        strategy.train(benchmark.train_stream[0])
+    strategy.eval(benchmark.test_stream)
+    with pytest.raises(ValueError, match="after an interrupted one, do not count until a training has ended"):
+        metric.matrix()
+    strategy.plugins.remove(interrupt)
+    strategy.train(benchmark.train_stream[0])
+    with pytest.raises(ValueError, match="Call `strategy.eval` first"):
+        metric.matrix()
+    strategy.eval(benchmark.test_stream)
+    assert metric.matrix()[1].isfinite().all()
+
+
 def test_joint_training_fills_the_last_row(benchmark):
     metrics = continual_metrics(spaces=("seen", "all"))
     strategy = make(metrics, strategy=JointTraining)
