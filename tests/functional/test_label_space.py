@@ -113,7 +113,7 @@ def test_what_a_space_needs_is_asked_for():
 
 def test_labels_without_a_column_are_named():
     logits, columns = torch.zeros(2, 3), torch.arange(3)
-    for targets, message in (([0, 7], "from 0 to 7"), ([-100, 1], "from -100 to 1")):
+    for targets, message in (([0, 7], "from 0 to 7"), ([-100, 1], "from -100 to 2")):
         with pytest.raises(ValueError, match=message):
             label_space_cross_entropy(logits, torch.tensor(targets), columns)
     with pytest.raises(TypeError, match="`targets`"):
