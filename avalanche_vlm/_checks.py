@@ -24,14 +24,18 @@ def wrong_value(argument: str, expected: str, got: Any, advice: str = "") -> Val
 
 def wrong_type(argument: str, expected: str, got: Any, advice: str = "") -> TypeError:
     """Return (not raise) the error for an argument of a wrong type."""
-    return TypeError(_sentence(argument, expected, f"{type(got).__name__} ({got!r:.80})", advice))
+    if hasattr(got, "shape") and hasattr(got, "dtype"):
+        shown = f"{tuple(got.shape)} of {got.dtype}"  # the values would fill the screen and say nothing
+    else:
+        shown = f"{got!r:.80}".replace("\n", " ")
+    return TypeError(_sentence(argument, expected, f"{type(got).__name__} ({shown})", advice))
 
 
-def check_type(argument: str, value: Any, types: type | tuple[type, ...]) -> None:
+def check_type(argument: str, value: Any, types: type | tuple[type, ...], advice: str = "") -> None:
     """Raise `TypeError` unless ``value`` is an instance of ``types``."""
     if not isinstance(value, types):
         names = types if isinstance(types, tuple) else (types,)
-        raise wrong_type(argument, " or ".join(kind.__name__ for kind in names), value)
+        raise wrong_type(argument, " or ".join(kind.__name__ for kind in names), value, advice)
 
 
 def check_number(

@@ -60,6 +60,7 @@ def main() -> None:
     full = seconds(lambda: full_length(backbone, tokens).sum().backward(), repeats=3)
     rows.append(("forward and backward, full / cut", f"{full:.3f} s / {cut:.3f} s = {full / cut:.1f}"))
 
+    backbone.requires_grad_(False)
     model = CLIPClassifier(backbone, class_names=names).eval()
     batches = torch.rand(4, 8, 3, 224, 224)
 

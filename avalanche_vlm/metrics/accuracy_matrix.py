@@ -272,6 +272,8 @@ def continual_metrics(*, spaces: Sequence[LabelSpace] = ("seen", "all")) -> list
     """
     if isinstance(spaces, str):
         raise wrong_type("spaces", "a sequence of label spaces", spaces, f"Write ({spaces!r},).")
+    for space in spaces:
+        check_choice("spaces", space, LABEL_SPACES)
     if len(set(spaces)) != len(spaces):
         raise wrong_value("spaces", "label spaces without duplicates", tuple(spaces))
     return [AccuracyMatrixMetric(space) for space in spaces]

@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from avalanche.models import DynamicModule
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avalanche_vlm._checks import check_choice, check_count, check_type, wrong_type, wrong_value
+from avalanche_vlm._checks import (
+    check_choice,
+    check_count,
+    check_type,
+    close_names,
+    wrong_type,
+    wrong_value,
+)
 from avalanche_vlm._host import experience_classes
 from avalanche_vlm.models.backbone import VisionLanguageBackbone
 from avalanche_vlm.models.heads import TextHead, ZeroShotHead
@@ -47,8 +55,8 @@ class CLIPClassifier(DynamicModule):
     optimizer update, EWC, SI, MAS and others take every parameter that they are shown, so this is
     what keeps a frozen tower out of them under any strategy that is given this module itself (a
     wrapper such as ``torch.compile`` or ``nn.Sequential`` lists everything). `state_dict()`, `to()`
-    and ``model.backbone.parameters()`` cover everything. A classifier owns its backbone and its
-    head: it decides what trains in them, so that none of the two can serve a second classifier.
+    and ``model.backbone.parameters()`` cover everything. Classifiers may share a backbone in which
+    nothing trains; a head belongs to one.
 
     Args:
         backbone: the two towers.
@@ -88,8 +96,20 @@ class CLIPClassifier(DynamicModule):
         train_logit_scale: bool = False,
     ) -> None:
         super().__init__()
-        check_type("backbone", backbone, VisionLanguageBackbone)
+        check_type(
+            "backbone",
+            backbone,
+            VisionLanguageBackbone,
+            "Wrap a model name: OpenCLIPBackbone('ViT-B-16', pretrained='openai').",
+        )
         check_type("head", head, (TextHead, type(None)))
+        if any(parameter.requires_grad for parameter in backbone.parameters()):
+            raise wrong_value(
+                "backbone",
+                "one in which nothing trains yet",
+                "one that another classifier trains, or that was unfrozen by hand",
+                "Build a new backbone, and say what trains with `trainable`.",
+            )
         check_type("train_logit_scale", train_logit_scale, bool)
         self.backbone = backbone
         self.head = ZeroShotHead() if head is None else head
@@ -98,7 +118,9 @@ class CLIPClassifier(DynamicModule):
         if not isinstance(trainable, LoRA):
             if not isinstance(trainable, str):
                 raise wrong_type("trainable", f"one of {tuple(_TOWERS_OF)} or a LoRA", trainable)
-            check_choice("trainable", trainable, tuple(_TOWERS_OF))
+            if trainable not in _TOWERS_OF:
+                expected = f"one of {', '.join(map(repr, _TOWERS_OF))}, or a LoRA(...)"
+                raise wrong_value("trainable", expected, repr(trainable), close_names(trainable, _TOWERS_OF))
         self._adapt_towers()
         self.backbone.requires_grad_(False)
         self._thaw_backbone()
@@ -162,8 +184,9 @@ class CLIPClassifier(DynamicModule):
     def set_classes(self, class_names: Sequence[str]) -> None:
         """Name all classes, by class id.
 
-        Names may be added later; those that exist must stay, because class ids and what was
-        learned for them belong together.
+        There may be more names than the benchmark has classes: all of them compete. Names may be
+        added later; those that exist must stay, because class ids and what was learned for them
+        belong together.
 
         Raises:
             TypeError: not a list of text.
@@ -306,6 +329,8 @@ class CLIPClassifier(DynamicModule):
         check_choice("space", space, ("all", "seen"))
         check_count("batch_size", batch_size)
         scale = self.backbone.logit_scale
+        if isinstance(images, np.ndarray) and images.ndim == 2 and images.dtype.kind == "f":
+            images = torch.from_numpy(images)  # embeddings
         if not (isinstance(images, Tensor) and images.is_floating_point()):
             images = torch.stack([self.eval_transform(image) for image in _as_list(images)])
         columns = (
@@ -314,6 +339,8 @@ class CLIPClassifier(DynamicModule):
             else self.classes_seen.nonzero().flatten().cpu()
         )
         check_count("top_k", top_k)
+        if len(columns) == 0:
+            raise wrong_value("space", "'all', because no class has been trained on yet", repr(space))
         if top_k > len(columns):
             raise wrong_value("top_k", f"at most {len(columns)}, the classes of space {space!r}", top_k)
         modes = [(module, module.training) for module in self.modules()]
@@ -356,7 +383,10 @@ def _as_list(images: Any) -> Iterable[Any]:
     if isinstance(images, Image.Image) or getattr(images, "ndim", 0) in (2, 3):
         return [images]
     if isinstance(images, (str, bytes)) or not isinstance(images, Iterable):
-        raise wrong_type("images", "a picture, a list of pictures or a float tensor", images)
+        advice = (
+            "Open a file with PIL.Image.open; make a tensor of an array of embeddings with torch.from_numpy."
+        )
+        raise wrong_type("images", "a picture, a list of pictures or a float tensor", images, advice)
     pictures = list(images)
     if not pictures:
         raise wrong_value("images", "at least one image", "none")

@@ -32,7 +32,8 @@ class TextFeatureHead(TextHead):
     def __init__(self, features: Tensor) -> None:
         super().__init__()
         if not isinstance(features, Tensor) or not features.is_floating_point():
-            raise wrong_type("features", "a float tensor (C, D)", features)
+            advice = "Make one of an array with torch.from_numpy(array).float()."
+            raise wrong_type("features", "a float tensor (C, D)", features, advice)
         if features.ndim != 2:
             raise wrong_value("features", "of shape (C, D)", tuple(features.shape))
         bad = ~features.isfinite().all(dim=1) | (features == 0).all(dim=1)
@@ -91,7 +92,7 @@ class CosineHead(TextHead):
 
     def __init__(self, initial: TextHead) -> None:
         super().__init__()
-        check_type("initial", initial, TextHead)
+        check_type("initial", initial, TextHead, "Wrap vectors: CosineHead(TextFeatureHead(features)).")
         # In a tuple, so that it is no sub-module: its parameters neither train nor count.
         self._initial = (initial,)
         self.weight: nn.Parameter | None = None

@@ -470,6 +470,8 @@ def test_classes_of_one_data_set_are_all_classes(benchmark):
 def test_arguments_are_checked():
     with pytest.raises(ValueError, match="`space` must be one of"):
         AccuracyMatrixMetric("task")
+    with pytest.raises(ValueError, match="`spaces` must be one of"):
+        continual_metrics(spaces=("datasets",))
     with pytest.raises(ValueError, match="`spaces` must be label spaces without duplicates"):
         continual_metrics(spaces=("all", "all"))
     with pytest.raises(TypeError, match="`spaces` must be a sequence"):

@@ -127,9 +127,10 @@ def test_labels_outside_the_names_are_refused():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"backbone": "ViT-B-16"}, "`backbone`"),
+        ({"backbone": "ViT-B-16"}, "`backbone`.*OpenCLIPBackbone"),
         ({"head": "zero-shot"}, "`head`"),
         ({"trainable": "images"}, "Did you mean 'image'"),
+        ({"trainable": "lora"}, r"or a LoRA\(\.\.\.\)"),
         ({"trainable": 3}, "`trainable`"),
         ({"class_names": ["cat", "Cat "]}, "duplicates"),
         ({"class_names": "cat"}, "`class_names`"),
@@ -172,8 +173,10 @@ def test_predict_takes_every_form_of_an_image_and_leaves_the_modes_alone():
 def test_predict_among_the_classes_seen():
     model = tiny_classifier()
     images, _ = tiny_images()
-    with pytest.raises(ValueError, match="top_k"):
+    with pytest.raises(ValueError, match="no class has been trained on"):
         model.predict(images, space="seen")
+    with pytest.raises(ValueError, match="top_k"):
+        model.predict(images, top_k=7)
     model.train().adaptation(tiny_benchmark().train_stream[1])
     assert set(model.predict(images, space="seen").class_ids.flatten().tolist()) <= {2, 3}
     with pytest.raises(ValueError, match="`space`"):
@@ -277,8 +280,13 @@ def test_freezing_and_thawing_come_back_to_the_arguments():
 def test_a_backbone_is_adapted_once():
     backbone = TinyBackbone()
     CLIPClassifier(backbone, trainable=LoRA())
-    with pytest.raises(ValueError, match="adapted already"):
-        CLIPClassifier(backbone, trainable=LoRA())
+    for trainable in ("nothing", LoRA()):
+        with pytest.raises(ValueError, match="nothing trains yet.*another classifier trains"):
+            CLIPClassifier(backbone, trainable=trainable)
+    shared = TinyBackbone()
+    first, second = (CLIPClassifier(shared, class_names=names) for names in (["a", "b"], ["c"]))
+    assert first(torch.zeros(1, 3, 8, 8)).shape == (1, 2)
+    assert second(torch.zeros(1, 3, 8, 8)).shape == (1, 1)
     with pytest.raises(ValueError, match="train_logit_scale"):
         CLIPClassifier(EmbeddingBackbone(4), train_logit_scale=True)
 
@@ -288,7 +296,8 @@ def test_predict_refuses_what_is_no_picture_and_takes_odd_ones():
     grey = torch.zeros(9, 9, dtype=torch.uint8).numpy()
     assert len(model.predict(grey).names) == 1
     assert len(model.predict([grey] * 5, batch_size=2).names) == 5
-    assert len(model.predict(torch.zeros(2, 16, dtype=torch.float64)).names) == 2
+    assert len(model.predict(torch.ones(2, 16, dtype=torch.float64)).names) == 2
+    assert len(model.predict(torch.ones(2, 16).numpy()).names) == 2
     for wrong in ("cat.jpg", None, 3):
         with pytest.raises(TypeError, match="`images`"):
             model.predict(wrong)
