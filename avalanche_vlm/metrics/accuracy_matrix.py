@@ -14,11 +14,10 @@ from avalanche.evaluation.metric_utils import (
     get_metric_name,
     stream_type,
 )
-from avalanche.training.supervised import JointTraining
 from torch import Tensor
 
 from avalanche_vlm._checks import check_choice, close_names, wrong_type, wrong_value
-from avalanche_vlm._host import experience_classes, strategy_columns
+from avalanche_vlm._host import experience_classes, strategy_columns, trained_experiences
 from avalanche_vlm.functional.accuracy_matrix import accuracy_matrix_summary
 from avalanche_vlm.functional.label_space import (
     LABEL_SPACES,
@@ -160,11 +159,7 @@ class AccuracyMatrixMetric(PluginMetric[dict[str, Tensor]]):
 
     def after_training_exp(self, strategy: Any) -> None:
         """Open the row of the experience that was just trained on."""
-        trained = [strategy.experience]
-        if isinstance(strategy, JointTraining):
-            # It runs this callback once, for all experiences.
-            trained = strategy._experiences  # pyright: ignore[reportPrivateUsage]
-        for experience in trained:
+        for experience in trained_experiences(strategy):
             position = _position_in_training(experience)
             if position not in self._trained:
                 self._trained.append(position)
