@@ -22,7 +22,7 @@ from avalanche_vlm._checks import (
 )
 from avalanche_vlm._host import experience_classes
 from avalanche_vlm.models.backbone import VisionLanguageBackbone
-from avalanche_vlm.models.heads import TextHead, ZeroShotHead
+from avalanche_vlm.models.heads import TextHead, ZeroShotHead, adds_names
 from avalanche_vlm.models.lora import LoRA, add_lora, set_lora_mode, thaw_lora
 from avalanche_vlm.text import ClassNames
 
@@ -174,12 +174,7 @@ class CLIPClassifier(DynamicModule):
     @property
     def class_names(self) -> ClassNames:
         """The names of all classes; an error says how to set them."""
-        if self.head.class_names is None:
-            raise RuntimeError(
-                "The classes have no names yet. Call model.set_classes(class_names(benchmark)) before using "
-                "the model."
-            )
-        return self.head.class_names
+        return self.head.names_or_error()
 
     def set_classes(self, class_names: Sequence[str]) -> None:
         """Name all classes, by class id.
@@ -194,11 +189,7 @@ class CLIPClassifier(DynamicModule):
         """
         names = class_names if isinstance(class_names, ClassNames) else ClassNames(class_names)
         earlier = self.head.class_names
-        if (
-            earlier is not None
-            and names.names[: len(earlier)] != earlier.names
-            and bool(self.classes_seen.any())
-        ):
+        if earlier is not None and not adds_names(earlier, names) and bool(self.classes_seen.any()):
             raise wrong_value(
                 "class_names",
                 f"a list that begins with the {len(earlier)} names set earlier, some of which were trained",

@@ -9,7 +9,13 @@ from torch import Tensor, nn
 
 from avalanche_vlm._checks import check_type, wrong_type, wrong_value
 from avalanche_vlm.models.backbone import VisionLanguageBackbone
-from avalanche_vlm.models.heads import TextHead, adds_names, with_rows_kept
+from avalanche_vlm.models.heads import (
+    LearnedContextHead,
+    TextHead,
+    ZeroShotHead,
+    adds_names,
+    with_rows_kept,
+)
 from avalanche_vlm.text import ClassNames
 
 
@@ -133,8 +139,6 @@ def head_from_config(config: dict[str, Any]) -> TextHead:
     Raises:
         ValueError: the head is not of this package; it must then be given.
     """
-    from avalanche_vlm.models.heads import LearnedContextHead, ZeroShotHead
-
     arguments = {key: value for key, value in config.items() if key != "kind"}
     kind = config["kind"]
     if kind == "ZeroShotHead":

@@ -48,12 +48,7 @@ class TextHead(DynamicModule, ABC):
 
     def forward(self, backbone: VisionLanguageBackbone) -> Tensor:
         """Return the weights (C, D) of all named classes."""
-        if self.class_names is None:
-            raise RuntimeError(
-                "The classes have no names yet. Call model.set_classes(class_names(benchmark)) before using "
-                "the model."
-            )
-        ids = torch.arange(len(self.class_names))
+        ids = torch.arange(len(self.names_or_error()))
         tensors = [*self.parameters(), *self.buffers()]
         if backbone.text_tower is not None:
             tensors += [*backbone.text_tower.parameters(), *backbone.text_tower.buffers()]
@@ -69,6 +64,15 @@ class TextHead(DynamicModule, ABC):
                 self._kept = torch.cat([self.encode(backbone, part) for part in ids.split(_TEXTS_AT_ONCE)])
             self._kept_for = state
         return self._kept
+
+    def names_or_error(self) -> ClassNames:
+        """Return the names of all classes; the error says how to set them."""
+        if self.class_names is None:
+            raise RuntimeError(
+                "The classes have no names yet. Call model.set_classes(class_names(benchmark)) before using "
+                "the model."
+            )
+        return self.class_names
 
     def forget(self) -> None:
         """Drop the kept weights; called where something trainable may have been edited unseen."""
