@@ -27,48 +27,56 @@ class ClassNames(Sequence[str]):
             differ only in case or white space count as duplicates, because a tokenizer cannot tell
             them apart.
         datasets: the data set that each class belongs to, for streams over several data sets
-            (the label space ``"dataset"``); empty if all classes belong to one.
+            (the label space ``"dataset"``); empty if all classes belong to one. A name may come back
+            in another data set (a lotus among objects and among flowers), never within one.
 
     Raises:
-        TypeError: ``names`` or ``datasets`` is no ordered list, or a name is not text.
+        TypeError: ``names`` or ``datasets`` is no ordered list, or an entry of them is not text.
         ValueError: no name, an empty name, a duplicate, or ``datasets`` of another length.
 
     >>> names = ClassNames(["cat", "dog"])
     >>> names[1], len(names)
     ('dog', 2)
+    >>> len(ClassNames(["lotus", "chair", "lotus"], ["objects", "objects", "flowers"]))
+    3
     """
 
     names: tuple[str, ...]
     datasets: tuple[str, ...] = ()
 
     def __init__(self, names: Iterable[str], datasets: Iterable[str] = ()) -> None:
-        object.__setattr__(self, "names", _ordered("class_names", names, "an ordered list of names"))
+        object.__setattr__(self, "names", ordered("class_names", names, "an ordered list of names"))
         object.__setattr__(
-            self, "datasets", _ordered("datasets", datasets, "an ordered list, one entry per class")
+            self, "datasets", ordered("datasets", datasets, "an ordered list, one entry per class")
         )
         if not self.names:
             raise wrong_value("class_names", "at least one name", "an empty list")
-        seen: dict[str, int] = {}
-        for index, name in enumerate(self.names):
-            if not isinstance(name, str):
-                raise wrong_type(f"class_names[{index}]", "text", name)
-            key = normalize_text(name)
-            if not key:
-                raise wrong_value(f"class_names[{index}]", "a name", repr(name))
-            if key in seen:
-                raise wrong_value(
-                    "class_names",
-                    "names without duplicates (up to case and white space)",
-                    f"{name!r} for class {index} and {self.names[seen[key]]!r} for class {seen[key]}",
-                    "Give one of them a name that tells it apart.",
-                )
-            seen[key] = index
         if self.datasets and len(self.datasets) != len(self.names):
             raise wrong_value(
                 "datasets",
                 f"one entry per class ({len(self.names)})",
                 f"{len(self.datasets)} entries",
             )
+        for index, dataset in enumerate(self.datasets):
+            if not isinstance(dataset, str):
+                raise wrong_type(f"datasets[{index}]", "text", dataset)
+        seen: dict[tuple[str, str], int] = {}
+        for index, name in enumerate(self.names):
+            if not isinstance(name, str):
+                raise wrong_type(f"class_names[{index}]", "text", name)
+            text = normalize_text(name)
+            if not text:
+                raise wrong_value(f"class_names[{index}]", "a name", repr(name))
+            dataset = self.datasets[index] if self.datasets else ""
+            first = seen.setdefault((dataset, text), index)
+            if first != index:
+                within = f" within data set {dataset!r}" if self.datasets else ""
+                raise wrong_value(
+                    "class_names",
+                    f"names without duplicates{within} (up to case and white space)",
+                    f"{name!r} for class {index} and {self.names[first]!r} for class {first}",
+                    "Give one of them a name that tells it apart.",
+                )
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -99,7 +107,8 @@ class ClassNames(Sequence[str]):
             )
 
 
-def _ordered(argument: str, values: Iterable[str], expected: str) -> tuple[str, ...]:
+def ordered(argument: str, values: Iterable[str], expected: str) -> tuple[str, ...]:
+    """Return ``values`` as a tuple, or raise `TypeError` if they have no order."""
     if isinstance(values, str):
         raise wrong_type(argument, expected, values, "Wrap a single name in a list.")
     # The order of a set of text changes from run to run, and the class ids with it.

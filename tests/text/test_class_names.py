@@ -39,6 +39,25 @@ def test_duplicates_are_found_up_to_case_and_white_space(twin):
         ClassNames(["Siamese cat", "siamese \t CAT"])
 
 
+def test_a_name_may_come_back_in_another_data_set_only():
+    names = ClassNames(["lotus", "rose", "Lotus", "rose "], ["objects", "objects", "flowers", "flowers"])
+    assert names.names == ("lotus", "rose", "Lotus", "rose ")
+    assert pickle.loads(pickle.dumps(names)) == names
+    sentence = (
+        "names without duplicates within data set 'flowers'.*'LOTUS' for class 2 and 'lotus' for class 1"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        ClassNames(["lotus", "lotus", "LOTUS"], ["objects", "flowers", "flowers"])
+    with pytest.raises(ValueError, match="must be names without duplicates \\(up to case"):
+        ClassNames(["lotus", "lotus"])
+
+
+def test_data_sets_are_text():
+    for wrong in (3, None, ["pets"]):
+        with pytest.raises(TypeError, match=r"`datasets\[1\]` must be text"):
+            ClassNames(["cat", "pie"], ["pets", wrong])
+
+
 def test_normalisation_folds_case_and_white_space():
     assert normalize_text("  Siamese \n\t CAT ") == "siamese cat"
     assert normalize_text(" \n") == ""
