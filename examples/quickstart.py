@@ -17,7 +17,7 @@ from rich import print as show
 from rich.progress import track
 
 from avalanche_vlm import logging as report
-from avalanche_vlm.benchmarks import class_names, small_world_benchmark, torchvision_benchmark
+from avalanche_vlm.benchmarks import class_names, known_benchmark, small_world_benchmark
 from avalanche_vlm.metrics import continual_metrics
 from avalanche_vlm.models import CLIPClassifier, LoRA, OpenCLIPBackbone
 from avalanche_vlm.plugins import LabelSpaceCrossEntropy
@@ -33,7 +33,7 @@ def build_benchmark(arguments: argparse.Namespace, model: CLIPClassifier):
     if arguments.dataset == "small-world":
         images = {"train_per_class": 2, "test_per_class": 2} if arguments.smoke else {}
         return small_world_benchmark(**images, **stream)
-    return torchvision_benchmark(arguments.dataset, arguments.root, download=True, **stream)
+    return known_benchmark(arguments.dataset, arguments.root, download=True, **stream)
 
 
 def build_strategy(method: str, model: CLIPClassifier, arguments: argparse.Namespace, metrics: list):

@@ -31,6 +31,9 @@ MAY_IMPORT |= {
     "metrics": {"metrics", "_checks", "_host", "functional", "text"},
     "logging": {"logging", "_checks", "functional", "text"},
 }
+# They stand beside strategies: everything below, and benchmarks.
+for beside in ("presets", "selection"):
+    MAY_IMPORT[beside] = {beside, "benchmarks"} | (set(ORDER) - {"strategies"})
 MAY_IMPORT["models"] |= {"_version"}
 MAY_IMPORT["sources"] |= {"world"}
 ANYTHING = {"testing"}

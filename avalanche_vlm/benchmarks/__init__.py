@@ -10,6 +10,9 @@ from avalanche_vlm.benchmarks.class_names import class_names
 from avalanche_vlm.benchmarks.digits_benchmark import digits_benchmark
 from avalanche_vlm.benchmarks.domain_benchmark import domain_benchmark, domain_folder_benchmark
 from avalanche_vlm.benchmarks.folder_benchmark import folder_benchmark
+from avalanche_vlm.benchmarks.known_benchmark import known_benchmark
+from avalanche_vlm.benchmarks.known_datasets import KNOWN_DATASETS, KnownDataset
+from avalanche_vlm.benchmarks.known_sequence_benchmark import known_sequence_benchmark
 from avalanche_vlm.benchmarks.labelled_tensors import LabelledTensors
 from avalanche_vlm.benchmarks.multi_dataset_benchmark import multi_dataset_benchmark
 from avalanche_vlm.benchmarks.naming import with_class_names
@@ -19,11 +22,12 @@ from avalanche_vlm.benchmarks.small_world import (
     small_world_sequence_benchmark,
 )
 from avalanche_vlm.benchmarks.tensor_benchmark import tensor_benchmark
-from avalanche_vlm.benchmarks.torchvision_benchmark import TORCHVISION_DATASETS, torchvision_benchmark
+from avalanche_vlm.benchmarks.validation import with_validation_stream
 
 __all__ = [
-    "TORCHVISION_DATASETS",
+    "KNOWN_DATASETS",
     "ClassIncrementalArguments",
+    "KnownDataset",
     "LabelledTensors",
     "StreamArguments",
     "class_names",
@@ -31,11 +35,13 @@ __all__ = [
     "domain_benchmark",
     "domain_folder_benchmark",
     "folder_benchmark",
+    "known_benchmark",
+    "known_sequence_benchmark",
     "multi_dataset_benchmark",
     "small_world_benchmark",
     "small_world_domains_benchmark",
     "small_world_sequence_benchmark",
     "tensor_benchmark",
-    "torchvision_benchmark",
     "with_class_names",
+    "with_validation_stream",
 ]

@@ -28,6 +28,7 @@ def multi_dataset_benchmark(
     *,
     n_experiences_per_dataset: int = 1,
     seed: int | None = None,
+    allow_shared_names: bool = False,
     **stream: Unpack[StreamArguments],
 ) -> NCScenario:
     """Return a benchmark that goes through several data sets with different classes, as MTIL does.
@@ -43,13 +44,17 @@ def multi_dataset_benchmark(
         n_experiences_per_dataset: number of experiences that each data set is cut into, with
             equally many classes each.
         seed: a random order of the classes within each data set; by id without it.
+        allow_shared_names: whether two data sets may have a class of the same name. A model that
+            reads names gives both the same logit, so that in the label space ``"all"`` they tie and
+            the first wins: this is meant for the label space ``"dataset"``.
         **stream: see `StreamArguments`. With ``task_labels=True`` the task label is the index of
             the experience.
 
     Raises:
         TypeError: an argument is of a wrong type.
         ValueError: no data set, wrong or different shapes, a label without a name, a class without
-            samples, classes that cannot be divided, or a class name that two data sets share.
+            samples, classes that cannot be divided, or a class name that two data sets share
+            without ``allow_shared_names``.
 
     >>> import torch
     >>> from avalanche_vlm.benchmarks import class_names
@@ -63,6 +68,7 @@ def multi_dataset_benchmark(
     """
     check_type("datasets", datasets, Mapping)
     check_count("n_experiences_per_dataset", n_experiences_per_dataset)
+    check_type("allow_shared_names", allow_shared_names, bool)
     if seed is not None:
         check_count("seed", seed, at_least=0)
     if not datasets:
@@ -97,7 +103,8 @@ def multi_dataset_benchmark(
         order += [offset + index for index in ids]
         counts += [size // n_experiences_per_dataset] * n_experiences_per_dataset
     check_one_shape(inputs, transformed=has_transform(stream))
-    _check_no_shared_name(names, origin)
+    if not allow_shared_names:
+        _check_no_shared_name(names, origin)
     all_names = ClassNames(names, origin)
     return class_incremental(
         concat_datasets([host_dataset(part, all_names) for part in train_parts]),
@@ -145,5 +152,6 @@ def _check_no_shared_name(names: Sequence[str], origin: Sequence[str]) -> None:
                 "datasets",
                 "data sets without a class name in common, because they share one label space",
                 f"{name!r} in {origin[other]!r} and in {origin[index]!r}",
-                f"Rename one of them, to {f'{name} ({origin[index]})'!r} for instance.",
+                f"Rename one of them, to {f'{name} ({origin[index]})'!r} for instance, or pass "
+                "allow_shared_names=True to compare classes within their data sets only.",
             )

@@ -3,7 +3,8 @@
 from avalanche_vlm.models.backbone import EmbeddingBackbone, VisionLanguageBackbone
 from avalanche_vlm.models.classifier import CLIPClassifier, Prediction
 from avalanche_vlm.models.feature_heads import CosineHead, TextFeatureHead
-from avalanche_vlm.models.heads import LearnedContextHead, TextHead, ZeroShotHead
+from avalanche_vlm.models.heads import TextHead, ZeroShotHead
+from avalanche_vlm.models.learned_context_head import LearnedContextHead
 from avalanche_vlm.models.lora import LoRA, SeparateAttention
 from avalanche_vlm.models.open_clip import OpenCLIPBackbone
 

@@ -9,13 +9,8 @@ from torch import Tensor, nn
 
 from avalanche_vlm._checks import check_type, wrong_type, wrong_value
 from avalanche_vlm.models.backbone import VisionLanguageBackbone
-from avalanche_vlm.models.heads import (
-    LearnedContextHead,
-    TextHead,
-    ZeroShotHead,
-    adds_names,
-    with_rows_kept,
-)
+from avalanche_vlm.models.heads import TextHead, ZeroShotHead, adds_names, with_rows_kept
+from avalanche_vlm.models.learned_context_head import LearnedContextHead
 from avalanche_vlm.text import ClassNames
 
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
 
 import torch
 from avalanche.models import DynamicModule
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
-from avalanche_vlm._checks import check_choice, check_count, wrong_type, wrong_value
+from avalanche_vlm._checks import close_names, wrong_value
 from avalanche_vlm.models.backbone import VisionLanguageBackbone
 from avalanche_vlm.text import DEFAULT_TEMPLATE, ClassNames, PromptTemplate, as_templates
 
 _TEXTS_AT_ONCE = 256  # bounds the memory of encoding without gradient
+
+Templates = str | PromptTemplate | Iterable[str | PromptTemplate]
 
 
 class TextHead(DynamicModule, ABC):
@@ -90,13 +93,16 @@ class TextHead(DynamicModule, ABC):
 class ZeroShotHead(TextHead):
     r"""Class weights from a template ensemble, without training.
 
-    .. math:: w_c = \frac1M \sum_{m=1}^M \frac{f_T(t_m(c))}{\lVert f_T(t_m(c)) \rVert}
+    .. math:: w_c = \frac1{M_c} \sum_{m=1}^{M_c} \frac{f_T(t_m(c))}{\lVert f_T(t_m(c)) \rVert}
 
     Args:
-        templates: one sentence or several, each with one ``{}`` for the class name.
+        templates: one sentence or several, each with one ``{}`` for the class name; or, for streams
+            over several data sets, a mapping from the name of each data set, as in
+            ``class_names.datasets``, to its own. Data sets may have differently many.
 
     Raises:
-        ValueError: no template, or one without or with two fields.
+        ValueError: no template, or one without or with two fields; when the names are set, a data
+            set without templates, or templates by data set for names that belong to none.
 
     References:
         Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021,
@@ -107,163 +113,80 @@ class ZeroShotHead(TextHead):
 
     >>> ZeroShotHead(["a photo of a {}.", "a drawing of a {}."]).templates[1]("cat")
     'a drawing of a cat.'
+    >>> head = ZeroShotHead({"pets": "a photo of a {}, a type of pet.", "digits": ["the digit {}", "a {}"]})
+    >>> [template.text for template in head.templates_of("digits")]
+    ['the digit {}', 'a {}']
     """
 
+    templates: tuple[PromptTemplate, ...] | dict[str, tuple[PromptTemplate, ...]]
     _tokens: Tensor
 
-    def __init__(
-        self, templates: str | PromptTemplate | Iterable[str | PromptTemplate] = DEFAULT_TEMPLATE
-    ) -> None:
+    def __init__(self, templates: Templates | Mapping[str, Templates] = DEFAULT_TEMPLATE) -> None:
         super().__init__()
-        self.templates = as_templates(templates)
+        if isinstance(templates, Mapping):
+            by_dataset = cast("Mapping[str, Templates]", templates)
+            self.templates = {dataset: as_templates(own) for dataset, own in by_dataset.items()}
+            if not self.templates:
+                raise wrong_value("templates", "templates of at least one data set", "an empty mapping")
+        else:
+            self.templates = as_templates(templates)
+        self._prompt_counts: list[int] = []
         self.register_buffer("_tokens", torch.empty(0, dtype=torch.long), persistent=False)
 
+    def templates_of(self, dataset: str) -> tuple[PromptTemplate, ...]:
+        """Return the templates of the classes of a data set."""
+        return self.templates[dataset] if isinstance(self.templates, dict) else self.templates
+
     def set_classes(self, class_names: ClassNames, backbone: VisionLanguageBackbone) -> None:
-        """Tokenise every template of every class; two classes that tokenise alike are refused."""
+        """Tokenise every template of every class.
+
+        Two classes of one data set that tokenise alike are refused.
+        """
+        self._check_datasets(class_names)
         super().set_classes(class_names, backbone)
-        prompts = [template(name) for name in class_names for template in self.templates]
+        datasets = class_names.datasets or [""] * len(class_names)
+        own = [self.templates_of(dataset) for dataset in datasets]
+        prompts = [template(name) for name, given in zip(class_names, own, strict=True) for template in given]
         tokens = backbone.tokenize(prompts)
-        _check_distinct(tokens[:: len(self.templates)], class_names)
-        self._tokens = tokens.unflatten(0, (len(class_names), len(self.templates)))
+        counts = [len(given) for given in own]
+        check_distinct(torch.stack([part[0] for part in tokens.split(counts)]), class_names)
+        self._tokens, self._prompt_counts = tokens, counts
+
+    def _check_datasets(self, class_names: ClassNames) -> None:
+        if not isinstance(self.templates, dict):
+            return
+        if not class_names.datasets:
+            raise wrong_value(
+                "class_names",
+                "names that belong to data sets (`class_names.datasets`), because the templates do",
+                "names without data sets",
+                "Give ZeroShotHead one list of templates, or ClassNames the data set of each class.",
+            )
+        for dataset in class_names.datasets:
+            if dataset not in self.templates:
+                raise wrong_value(
+                    "templates",
+                    "a mapping with templates for every data set of the class names",
+                    f"none for {dataset!r}",
+                    close_names(dataset, self.templates),
+                )
 
     def encode(self, backbone: VisionLanguageBackbone, class_ids: Tensor) -> Tensor:
         """Return the mean (K, D) of the normalised features of all templates of each class."""
-        tokens = self._tokens[class_ids.to(self._tokens.device)].flatten(0, 1)
+        prompts = self._tokens.split(self._prompt_counts)
+        ids = class_ids.tolist()
+        tokens = torch.cat([prompts[index] for index in ids])
         features = torch.cat([backbone.encode_text(part) for part in tokens.split(_TEXTS_AT_ONCE)])
-        return F.normalize(features, dim=-1).unflatten(0, (len(class_ids), -1)).mean(dim=1)
+        counts = [self._prompt_counts[index] for index in ids]
+        # Data sets with fewer templates than others are filled up with zeros, which add nothing.
+        by_class = pad_sequence(list(F.normalize(features, dim=-1).split(counts)), batch_first=True)
+        return by_class.sum(dim=1) / by_class.new_tensor(counts)[:, None]
 
     def config(self) -> dict[str, Any]:
         """Return the templates."""
+        if isinstance(self.templates, dict):
+            return {"templates": {name: [t.text for t in own] for name, own in self.templates.items()}}
         return {"templates": [template.text for template in self.templates]}
-
-
-class LearnedContextHead(TextHead):
-    r"""Prompts whose context is learned: ``[v_1] ... [v_n] name.`` (CoOp).
-
-    Args:
-        context_length: n; with ``initial_context`` it must be left out.
-        initial_context: words whose token embeddings start the context (``"a photo of a"``); None
-            starts at N(0, 0.02²).
-        sharing: ``"shared"``, one context for all classes, or ``"per-class"``.
-        suffix: what follows the name.
-        seed: of the random start.
-
-    Raises:
-        TypeError: an argument has a wrong type.
-        ValueError: both or neither of ``context_length`` and ``initial_context``, an unknown
-            ``sharing``, or a name too long for the model's context.
-
-    References:
-        Zhou et al., Learning to Prompt for Vision-Language Models, IJCV 2022, equations 3 and 4.
-
-    Deviations:
-        Names stand at the end of the prompt only.
-
-    >>> LearnedContextHead(context_length=4).sharing
-    'shared'
-    """
-
-    _tokens: Tensor
-
-    def __init__(
-        self,
-        *,
-        context_length: int | None = None,
-        initial_context: str | None = None,
-        sharing: Literal["shared", "per-class"] = "shared",
-        suffix: str = ".",
-        seed: int = 0,
-    ) -> None:
-        super().__init__()
-        if (context_length is None) == (initial_context is None):
-            raise wrong_value(
-                "context_length",
-                "given, unless initial_context is",
-                f"context_length={context_length} with initial_context={initial_context!r}",
-            )
-        if context_length is not None:
-            check_count("context_length", context_length)
-        if initial_context is not None and (
-            not isinstance(initial_context, str) or not initial_context.strip()
-        ):
-            raise wrong_type("initial_context", "words such as 'a photo of a'", initial_context)
-        if not isinstance(suffix, str):
-            raise wrong_type("suffix", "text", suffix)
-        check_choice("sharing", sharing, ("shared", "per-class"))
-        check_count("seed", seed, at_least=0)
-        self.context_length = context_length
-        self.initial_context = initial_context
-        self.sharing = sharing
-        self.suffix = suffix
-        self.seed = seed
-        self.context: nn.Parameter | None = None
-        self.register_buffer("_tokens", torch.empty(0, dtype=torch.long), persistent=False)
-
-    def set_classes(self, class_names: ClassNames, backbone: VisionLanguageBackbone) -> None:
-        """Make the contexts (1 or C, n, W); contexts of earlier classes are kept when names are added."""
-        initial = self._initial_context(len(class_names), backbone)
-        tokens = self._prompt_tokens(class_names, backbone, initial.shape[1])
-        # All contexts exist before the caller makes an optimizer of model.parameters().
-        keep = self.sharing == "shared" or adds_names(self.class_names, class_names)
-        self.context = with_rows_kept(self.context, initial, keep)
-        super().set_classes(class_names, backbone)
-        self._tokens = tokens
-
-    def _initial_context(self, class_count: int, backbone: VisionLanguageBackbone) -> Tensor:
-        contexts = 1 if self.sharing == "shared" else class_count
-        if self.initial_context is None:
-            generator = torch.Generator().manual_seed(self.seed)
-            shape = (contexts, self.context_length or 0, backbone.token_dim)
-            return (torch.randn(shape, generator=generator) * 0.02).to(_device(backbone))
-        # The words' tokens are those in which the two texts agree before the second one ends.
-        alone, followed = backbone.tokenize([self.initial_context, f"{self.initial_context} x"])
-        length = int((alone == followed).int().cumprod(0).sum())
-        words = alone[backbone.start_length : length]
-        return backbone.embed_tokens(words[None]).detach().float().expand(contexts, -1, -1).clone()
-
-    def _prompt_tokens(
-        self, class_names: ClassNames, backbone: VisionLanguageBackbone, length: int
-    ) -> Tensor:
-        """Return the tokens of ``name.`` with ``length`` fillers (any word) put before them."""
-        tokens = backbone.tokenize([name + self.suffix for name in class_names])
-        _check_distinct(tokens, class_names)
-        start = backbone.start_length
-        # What the fillers push out at the end must be padding, which ends an empty text.
-        padding = backbone.tokenize([""])[0, -1]
-        room = max(tokens.shape[1] - length, 0)
-        lost = (tokens[:, room:] != padding).any(dim=1)
-        if lost.any():
-            name = class_names[int(lost.nonzero()[0, 0])]
-            raise wrong_value(
-                "class_names",
-                f"names that fit beside {length} context tokens in {tokens.shape[1]} positions",
-                repr(name),
-                "Shorten the name or the context.",
-            )
-        filler = tokens[:, start : start + 1].expand(-1, length)
-        return torch.cat([tokens[:, :start], filler, tokens[:, start : tokens.shape[1] - length]], dim=1)
-
-    def encode(self, backbone: VisionLanguageBackbone, class_ids: Tensor) -> Tensor:
-        """Return the features (K, D) of the prompts with their learned context."""
-        if self.context is None:  # forward has checked that names are set
-            raise RuntimeError("set_classes comes first")
-        tokens = self._tokens[class_ids.to(self._tokens.device)]
-        context = self.context if len(self.context) == 1 else self.context[class_ids.to(self.context.device)]
-        embeddings = backbone.embed_tokens(tokens)
-        start, length = backbone.start_length, self.context.shape[1]
-        context = context.expand(len(tokens), -1, -1).to(embeddings.dtype)
-        embeddings = torch.cat([embeddings[:, :start], context, embeddings[:, start + length :]], dim=1)
-        return backbone.encode_token_embeddings(embeddings, tokens)
-
-    def config(self) -> dict[str, Any]:
-        """Return the constructor's arguments."""
-        return {
-            "context_length": self.context_length,
-            "initial_context": self.initial_context,
-            "sharing": self.sharing,
-            "suffix": self.suffix,
-            "seed": self.seed,
-        }
 
 
 def adds_names(earlier: ClassNames | None, names: ClassNames) -> bool:
@@ -284,13 +207,13 @@ def with_rows_kept(parameter: nn.Parameter | None, initial: Tensor, keep: bool) 
     return nn.Parameter(torch.cat([parameter.detach(), initial[len(parameter) :].to(parameter)]))
 
 
-def _device(backbone: VisionLanguageBackbone) -> torch.device:
-    return backbone.logit_scale.device
-
-
-def _check_distinct(tokens: Tensor, class_names: ClassNames) -> None:
-    """Refuse two classes that the tokenizer cannot tell apart."""
-    unique, index = tokens.unique(dim=0, return_inverse=True)
+def check_distinct(tokens: Tensor, class_names: ClassNames) -> None:
+    """Refuse two classes of one data set that the tokenizer cannot tell apart."""
+    # Classes of different data sets may share a name: the label space "dataset" keeps them apart.
+    numbers = {dataset: number for number, dataset in enumerate(dict.fromkeys(class_names.datasets))}
+    datasets = [numbers[dataset] for dataset in class_names.datasets] or [0] * len(class_names)
+    marked = torch.cat([tokens, tokens.new_tensor(datasets)[:, None]], dim=1)
+    unique, index = marked.unique(dim=0, return_inverse=True)
     if len(unique) < len(tokens):
         duplicate = int(index.bincount().argmax())
         first, second = (index == duplicate).nonzero().flatten()[:2].tolist()

@@ -80,6 +80,15 @@ def test_a_seed_shuffles_within_the_data_sets(datasets):
         assert joined == [[0, 1], [2, 3, 4, 5], [6, 7, 8, 9, 10, 11]]
 
 
+def test_shared_names_are_allowed_if_that_is_said(datasets, embeddings):
+    pair = wide(embeddings(2))
+    datasets["farm"] = (pair, pair, ["Cat", "cow"])
+    names = class_names(multi_dataset_benchmark(datasets, allow_shared_names=True))
+    assert names.names[0] == "cat"
+    assert names.names[-2:] == ("Cat", "cow")
+    assert names.datasets[-2:] == ("farm", "farm")
+
+
 def test_mistakes_are_named(datasets, embeddings):
     pair = wide(embeddings(2))
     for changes, arguments, error, sentence in [
@@ -87,7 +96,7 @@ def test_mistakes_are_named(datasets, embeddings):
             {"farm": (pair, pair, ["Cat", "cow"])},
             {},
             ValueError,
-            r"'Cat' in 'pets' and in 'farm'.*'Cat \(farm\)'",
+            r"'Cat' in 'pets' and in 'farm'.*'Cat \(farm\)'.*allow_shared_names=True",
         ),
         (
             {"farm": (pair, pair, ["cow"])},
@@ -116,6 +125,7 @@ def test_mistakes_are_named(datasets, embeddings):
             "`n_experiences_per_dataset`.*2 classes of 'pets'",
         ),
         ({}, {"n_experiences_per_dataset": 0}, ValueError, "`n_experiences_per_dataset`"),
+        ({}, {"allow_shared_names": "yes"}, TypeError, "`allow_shared_names` must be bool"),
         ({}, {"seed": "x"}, TypeError, "`seed` must be a whole number"),
         ({}, {"train_transform": 3}, TypeError, "`train_transform` must be a callable"),
     ]:

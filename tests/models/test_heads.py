@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from avalanche_vlm.models import (
+    CLIPClassifier,
     CosineHead,
     EmbeddingBackbone,
     LearnedContextHead,
@@ -44,6 +45,54 @@ def test_the_ensemble_is_the_mean_of_normalised_features():
             ]
             mean = sum(feature / feature.norm() for feature in features) / len(features)
             torch.testing.assert_close(head(backbone)[index].double(), mean, atol=1e-6, rtol=0)
+
+
+BY_DATASET = {
+    "pets": ["a photo of a {}, a type of pet."],
+    "digits": ['the digit "{}"', "a {}", "{} in the dark"],
+    "unused": ["{}"],
+}
+OF_TWO = ClassNames(["cat", "dog", "one", "two", "cat"], ["pets", "pets", "digits", "digits", "digits"])
+
+
+def test_templates_by_data_set_are_those_of_each_class():
+    head, backbone = named(ZeroShotHead(BY_DATASET), names=OF_TWO)
+    with torch.no_grad():
+        weights = head(backbone)
+        for index, (name, dataset) in enumerate(zip(OF_TWO, OF_TWO.datasets, strict=True)):
+            prompts = [template.format(name) for template in BY_DATASET[dataset]]
+            features = [backbone.encode_text(backbone.tokenize([p]))[0].double() for p in prompts]
+            mean = sum(feature / feature.norm() for feature in features) / len(features)
+            torch.testing.assert_close(weights[index].double(), mean, atol=1e-6, rtol=0)
+        some = head.encode(backbone, torch.tensor([3, 0, 3]))
+        torch.testing.assert_close(some, weights[[3, 0, 3]], atol=1e-6, rtol=0)
+
+
+def test_templates_by_data_set_survive_saving(tmp_path):
+    model = CLIPClassifier(TinyBackbone(), ZeroShotHead(BY_DATASET), class_names=OF_TWO).eval()
+    images, _ = tiny_images()
+    model.save_pretrained(str(tmp_path / "model"))
+    loaded = type(model).from_pretrained(str(tmp_path / "model"), backbone=TinyBackbone())
+    assert loaded.head.config() == {"templates": BY_DATASET}
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(images), model(images), atol=0, rtol=0)
+
+
+def test_a_gradient_reaches_the_text_tower_through_templates_of_different_number():
+    model = CLIPClassifier(TinyBackbone(), ZeroShotHead(BY_DATASET), class_names=OF_TWO, trainable="text")
+    images, _ = tiny_images()
+    model(images)[:, 2].sum().backward()
+    assert any(p.grad is not None and p.grad.any() for p in model.parameters())
+
+
+@pytest.mark.parametrize("head", [ZeroShotHead(), LearnedContextHead(context_length=2)])
+def test_equal_prompts_are_fine_in_different_data_sets_only(head):
+    named(head, names=ClassNames(["cat", "dog", "cat"], ["pets", "pets", "farm"]))
+    backbone = TinyBackbone()
+    backbone._tokenizer = lambda texts: TinyBackbone().tokenize(["a photo of a thing." for _ in texts])
+    named(head, backbone, ClassNames(["cat", "dog"], ["pets", "farm"]))
+    with pytest.raises(ValueError, match="'dog' and 'hen'.*same tokens"):
+        named(head, backbone, ClassNames(["cat", "dog", "hen"], ["pets", "farm", "farm"]))
 
 
 def test_weights_are_kept_until_something_they_depend_on_changes():
@@ -181,6 +230,16 @@ def test_given_features_are_the_weights():
         (lambda: ZeroShotHead("a photo"), "template.*exactly one"),
         (lambda: ZeroShotHead("a {} and a {}"), "template.*exactly one"),
         (lambda: ZeroShotHead([]), "templates"),
+        (lambda: ZeroShotHead({}), "`templates` must be .* at least one data set"),
+        (lambda: ZeroShotHead({"pets": "a photo"}), "template.*exactly one"),
+        (
+            lambda: named(ZeroShotHead({"pets": "a {}"})),
+            "`class_names` must be names that belong to data sets",
+        ),
+        (
+            lambda: named(ZeroShotHead({"pets": "a {}", "digit": "a {}"}), names=OF_TWO),
+            "`templates` must be .*none for 'digits'. Did you mean 'digit'",
+        ),
         (LearnedContextHead, "context_length"),
         (lambda: LearnedContextHead(context_length=1, initial_context="a"), "context_length"),
         (lambda: LearnedContextHead(context_length=1, sharing="class"), "sharing"),

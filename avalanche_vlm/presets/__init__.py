@@ -1,0 +1,20 @@
+"""Published settings in one place: weights, templates, class orders, experiences and seeds.
+
+Nothing is downloaded and no data set is read until a method of a setting is called.
+"""
+
+from avalanche_vlm.presets.class_incremental_setting import ClassIncrementalSetting
+from avalanche_vlm.presets.mtil import MTIL_ORDERS, MTILSetting, mtil
+from avalanche_vlm.presets.setting_a import SETTING_A_DATASETS, setting_a
+from avalanche_vlm.presets.setting_b import SETTING_B_DATASETS, setting_b
+
+__all__ = [
+    "MTIL_ORDERS",
+    "SETTING_A_DATASETS",
+    "SETTING_B_DATASETS",
+    "ClassIncrementalSetting",
+    "MTILSetting",
+    "mtil",
+    "setting_a",
+    "setting_b",
+]
