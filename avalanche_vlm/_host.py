@@ -38,6 +38,14 @@ def trained_experiences(strategy: Any) -> list[Any]:
     return [strategy.experience]
 
 
+def position_in_training(experience: Any) -> int:
+    """Return the position in its stream of an experience, or of the one that it was cut from."""
+    # Metrics see experiences in the host's logging mode, where the origin is always accessible. It
+    # is None where an online stream mixes experiences.
+    origin = getattr(experience, "origin_experience", None)
+    return int((experience if origin is None else origin).current_experience)
+
+
 def strategy_columns(strategy: Any, space: LabelSpace, class_count: int | None = None) -> Tensor:
     """Return the class ids (K,) of a label space for the experience that a strategy is at.
 

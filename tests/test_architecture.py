@@ -29,11 +29,12 @@ MAY_IMPORT |= {
     "world": {"world", "_checks"},
     "benchmarks": {"benchmarks", "_checks", "_host", "text", "world"},
     "metrics": {"metrics", "_checks", "_host", "functional", "text"},
-    "logging": {"logging", "_checks", "functional", "text"},
+    "logging": {"logging", "_checks", "_host", "functional", "text"},
 }
 # They stand beside strategies: everything below, and benchmarks.
-for beside in ("presets", "selection"):
+for beside in ("presets", "selection", "embedding"):
     MAY_IMPORT[beside] = {beside, "benchmarks"} | (set(ORDER) - {"strategies"})
+MAY_IMPORT["checkpointing"] = {"checkpointing", "logging", "metrics"} | set(ORDER)
 MAY_IMPORT["models"] |= {"_version"}
 MAY_IMPORT["sources"] |= {"world"}
 ANYTHING = {"testing"}

@@ -1,6 +1,5 @@
 """Examples run as a user runs them, and so do the snippets of the README."""
 
-import csv
 import re
 import subprocess
 import sys
@@ -8,25 +7,68 @@ from pathlib import Path
 
 import pytest
 
+from avalanche_vlm.logging import read_results
+from avalanche_vlm.strategies import host_baselines
+
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
 
 
+# What each example leaves behind, and the methods in its file of results.
+WRITES = {
+    "quickstart.py": (
+        ["results.csv", "log.txt", "accuracy_matrices.png", "accuracy_over_experiences.png"],
+        {"zero-shot", "naive fine-tuning", "LwF", "replay", "joint training"},
+    ),
+    "own_images.py": (["results.csv", "results.runs.jsonl", "model"], {"zero-shot", "replay"}),
+    "from_embeddings.py": (
+        ["results.csv", "results.runs.jsonl", "accuracy_over_experiences.png"],
+        {"zero-shot", "naive fine-tuning", "LwF", "replay"},
+    ),
+    "compare_builtin.py": (
+        ["results.csv", "results.runs.jsonl", "matrices.png", "accuracy_over_experiences.png"],
+        {"zero-shot", *host_baselines(memory_size=1, n_experiences=1)},
+    ),
+}
+
+
+def run_example(name, *arguments, cwd):
+    command = [sys.executable, str(ROOT / "examples" / name), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=cwd, check=False)
+
+
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
-def test_example_runs(example, tmp_path):
-    command = [sys.executable, str(example), "--smoke", "--output", str(tmp_path / "results")]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path, check=False)
+def test_example_runs(example, tmp_path, request):
+    if example.name == "from_embeddings.py":
+        request.getfixturevalue("real_data")  # skips without it
+    run = run_example(example.name, "--smoke", "--output", "out", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     noise = ("no QP solver found", "warnings.warn(")  # of a package that the host imports
     assert not [line for line in run.stderr.splitlines() if not any(words in line for words in noise)]
-    with (tmp_path / "results" / "results.csv").open(newline="") as file:
-        methods = {row["method"] for row in csv.DictReader(file)}
-    assert methods == {"zero-shot", "naive fine-tuning", "LwF", "replay", "joint training"}
-    for picture in ("accuracy_matrices.png", "accuracy_over_experiences.png"):
-        assert (tmp_path / "results" / picture).stat().st_size > 1000
+    files, methods = WRITES[example.name]
+    for name in files:
+        path = tmp_path / "out" / name
+        assert path.is_dir() or path.stat().st_size > (1000 if path.suffix == ".png" else 0), name
+    assert {row.method for row in read_results(tmp_path / "out" / "results.csv")} == methods
     assert "Transfer" in run.stdout
-    assert "LastAccuracy_seen" in (tmp_path / "results" / "log.txt").read_text()
+    if "log.txt" in files:
+        assert "LastAccuracy_seen" in (tmp_path / "out" / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--stream", "somewhere"], "setting-a:NAME"),
+        (["--stream", "setting-a:cifar100", "--methods", "zero-shot"], "could not be downloaded"),
+        (["--stream", "mtil:I", "--methods", "zero-shot"], "could not be downloaded"),
+    ],
+)
+def test_what_a_user_without_network_or_with_a_typing_error_sees(arguments, words, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # otherwise it tries for tens of seconds
+    run = run_example("compare_builtin.py", *arguments, cwd=tmp_path)
+    assert run.returncode != 0
+    assert words in run.stderr
 
 
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from avalanche_vlm._checks import check_choice, check_type, wrong_value
 from avalanche_vlm.functional.label_space import LABEL_SPACES, LabelSpace
-from avalanche_vlm.logging.results import ResultRow, Results, as_rows, result_matrix
+from avalanche_vlm.logging.result_row import ResultRow, Results
+from avalanche_vlm.logging.results import accuracy_rows, result_matrix
 
 GREY = "#555555"
 
@@ -51,28 +52,35 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def percent_matrices(results: Results, space: LabelSpace, benchmark: str | None) -> dict[str, Tensor]:
+def percent_matrices(
+    results: Results, space: LabelSpace, benchmark: str | None, stream: str
+) -> dict[str, Tensor]:
     """Return the matrices (seeds, T+1, T) of each method, in percent."""
     check_choice("space", space, LABEL_SPACES)
-    rows = [row for row in as_rows(results) if row.metric == "accuracy"]
-    benchmarks = list(dict.fromkeys(row.benchmark for row in rows))
-    if benchmark is not None:
-        check_choice("benchmark", benchmark, benchmarks)
-        rows = [row for row in rows if row.benchmark == benchmark]
-    elif len(benchmarks) > 1:
-        raise wrong_value("benchmark", f"one of {', '.join(map(repr, benchmarks))}", None)
+    rows = of_benchmark(accuracy_rows(results, stream), benchmark)
     spaces = sorted({row.space for row in rows})
     rows = [row for row in rows if row.space == space]
     if not rows:
         raise wrong_value("space", f"one of the label spaces in the results ({spaces})", repr(space))
-    return {method: _stack(method, rows) for method in dict.fromkeys(row.method for row in rows)}
+    return {method: _stack(method, rows, stream) for method in dict.fromkeys(row.method for row in rows)}
 
 
-def _stack(method: str, rows: Sequence[ResultRow]) -> Tensor:
+def of_benchmark(rows: list[ResultRow], benchmark: str | None) -> list[ResultRow]:
+    """Return the rows of one benchmark; it may be left open if there is only one."""
+    benchmarks = list(dict.fromkeys(row.benchmark for row in rows))
+    if benchmark is not None:
+        check_choice("benchmark", benchmark, benchmarks)
+        return [row for row in rows if row.benchmark == benchmark]
+    if len(benchmarks) > 1:
+        raise wrong_value("benchmark", f"one of {', '.join(map(repr, benchmarks))}", None)
+    return rows
+
+
+def _stack(method: str, rows: Sequence[ResultRow], stream: str) -> Tensor:
     """Return the matrices (seeds, T+1, T) of one method, in percent."""
     own = [row for row in rows if row.method == method]
     matrices = [
-        result_matrix([row for row in own if row.seed == seed])
+        result_matrix([row for row in own if row.seed == seed], stream=stream)
         for seed in dict.fromkeys(row.seed for row in own)
     ]
     if len({matrix.shape for matrix in matrices}) > 1:

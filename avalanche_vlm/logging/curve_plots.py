@@ -13,7 +13,7 @@ from torch import Tensor
 
 from avalanche_vlm.functional.label_space import LabelSpace
 from avalanche_vlm.logging._figures import GREY, new_figure, percent_matrices
-from avalanche_vlm.logging.results import Results
+from avalanche_vlm.logging.result_row import Results
 
 # Okabe and Ito's colours, told apart by colour-blind readers too; without the yellow, which is
 # too light for lines and text on white.
@@ -23,7 +23,11 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 
 
 def plot_accuracy_over_experiences(
-    results: Results, *, space: LabelSpace = "seen", benchmark: str | None = None
+    results: Results,
+    *,
+    space: LabelSpace = "seen",
+    benchmark: str | None = None,
+    stream: str = "test",
 ) -> Figure:
     """Draw the mean accuracy over the experiences seen so far, one line a method, in percent.
 
@@ -34,11 +38,12 @@ def plot_accuracy_over_experiences(
         results: path of a file of results, or rows.
         space: which label space.
         benchmark: which benchmark; needed if the results have several.
+        stream: name of the evaluated stream.
 
     Raises:
         ValueError: there is no such label space or benchmark among the results.
     """
-    matrices = percent_matrices(results, space, benchmark)
+    matrices = percent_matrices(results, space, benchmark, stream)
     figure = new_figure(7.2, 4.2)
     axes = figure.add_subplot()
     last = max(stack.shape[2] for stack in matrices.values())

@@ -16,7 +16,7 @@ from torch import Tensor
 from avalanche_vlm._checks import check_choice, wrong_value
 from avalanche_vlm.functional.label_space import LabelSpace
 from avalanche_vlm.logging._figures import GREY, new_figure, percent_matrices
-from avalanche_vlm.logging.results import Results
+from avalanche_vlm.logging.result_row import Results
 
 MOST_CELLS_WITH_NUMBERS = 20
 
@@ -28,6 +28,7 @@ def plot_accuracy_matrix(
     space: LabelSpace = "seen",
     benchmark: str | None = None,
     experience_names: Sequence[str] | None = None,
+    stream: str = "test",
 ) -> Figure:
     """Draw the accuracy matrix of one method, the mean over its seeds, in percent.
 
@@ -40,11 +41,12 @@ def plot_accuracy_matrix(
         space: which label space.
         benchmark: which benchmark; needed if the results have several.
         experience_names: names of the T columns, instead of numbers.
+        stream: name of the evaluated stream.
 
     Raises:
         ValueError: there is no such method, label space or benchmark among the results.
     """
-    matrices = percent_matrices(results, space, benchmark)
+    matrices = percent_matrices(results, space, benchmark, stream)
     check_choice("method", method, list(matrices))
     return _panels({method: matrices[method]}, space, experience_names)
 
@@ -55,6 +57,7 @@ def plot_accuracy_matrices(
     space: LabelSpace = "seen",
     benchmark: str | None = None,
     experience_names: Sequence[str] | None = None,
+    stream: str = "test",
 ) -> Figure:
     """Draw the accuracy matrices of all methods side by side, on one scale of colours.
 
@@ -63,11 +66,12 @@ def plot_accuracy_matrices(
         space: which label space.
         benchmark: which benchmark; needed if the results have several.
         experience_names: names of the T columns, instead of numbers.
+        stream: name of the evaluated stream.
 
     Raises:
         ValueError: there is no such label space or benchmark among the results.
     """
-    return _panels(percent_matrices(results, space, benchmark), space, experience_names)
+    return _panels(percent_matrices(results, space, benchmark, stream), space, experience_names)
 
 
 def _panels(matrices: dict[str, Tensor], space: LabelSpace, names: Sequence[str] | None) -> Figure:

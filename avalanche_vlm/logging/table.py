@@ -14,7 +14,8 @@ from rich.text import Text
 
 from avalanche_vlm._checks import wrong_value
 from avalanche_vlm.functional.label_space import LabelSpace
-from avalanche_vlm.logging.results import ResultRow, Results, as_rows
+from avalanche_vlm.logging.result_row import ResultRow, Results
+from avalanche_vlm.logging.results import as_rows
 
 UNDEFINED = "–"
 
@@ -51,9 +52,16 @@ MTIL_COLUMNS = (
 
 
 def results_table(
-    results: Results, *, columns: Sequence[TableColumn] = CLASS_INCREMENTAL_COLUMNS, title: str | None = None
+    results: Results,
+    *,
+    columns: Sequence[TableColumn] = CLASS_INCREMENTAL_COLUMNS,
+    title: str | None = None,
+    stream: str = "test",
 ) -> Table:
     """Return a table with one line a method, in percent.
+
+    Of a run that is still going on, or was logged while it went, the latest summaries count: those
+    after the most experiences.
 
     Over several seeds a cell is the mean ± the standard deviation of the sample. Lines are in the
     order of the results; with several benchmarks there is one a benchmark and method. Names and
@@ -64,6 +72,7 @@ def results_table(
         results: path of a file of results, or rows.
         columns: what to show: `CLASS_INCREMENTAL_COLUMNS`, `MTIL_COLUMNS`, or columns of your own.
         title: a line above the table.
+        stream: name of the evaluated stream.
 
     Returns:
         A table of the package rich: ``rich.print(table)``, or `table_text`.
@@ -77,6 +86,12 @@ def results_table(
     if not columns:
         raise wrong_value("columns", "at least one column", "none")
     lines = list(dict.fromkeys((row.benchmark, row.method) for row in rows))
+    places = {(column.metric, column.space) for column in columns}
+    rows = [
+        row
+        for row in rows
+        if (row.metric, row.space) in places and row.stream == stream and not row.class_name
+    ]
     several_benchmarks = len({benchmark for benchmark, _ in lines}) > 1
     # Texts, because rich reads a string as markup: it would swallow the end of "LoRA [r=8]".
     table = Table(
@@ -110,15 +125,21 @@ def table_text(table: Table, *, width: int = 100) -> str:
 
 
 def _cell(rows: Sequence[ResultRow], column: TableColumn) -> str:
-    values = [
-        100 * row.value
-        for row in rows
-        if row.metric == column.metric and row.space == column.space and row.value == row.value
-    ]
+    latest: dict[int | None, ResultRow] = {}
+    for row in rows:
+        if row.metric == column.metric and row.space == column.space:
+            other = latest.get(row.seed)
+            if other is None or _after(row) >= _after(other):
+                latest[row.seed] = row
+    values = [100 * row.value for row in latest.values() if row.value == row.value]
     if not values:
         return UNDEFINED
     mean = f"{statistics.fmean(values):.1f}"
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.1f}"
+
+
+def _after(row: ResultRow) -> int:
+    return -1 if row.after_experience is None else row.after_experience
 
 
 def _caption(columns: Sequence[TableColumn]) -> str:

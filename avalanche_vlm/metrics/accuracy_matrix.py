@@ -17,7 +17,12 @@ from avalanche.evaluation.metric_utils import (
 from torch import Tensor
 
 from avalanche_vlm._checks import check_choice, close_names, wrong_type, wrong_value
-from avalanche_vlm._host import experience_classes, strategy_columns, trained_experiences
+from avalanche_vlm._host import (
+    experience_classes,
+    position_in_training,
+    strategy_columns,
+    trained_experiences,
+)
 from avalanche_vlm.functional.accuracy_matrix import accuracy_matrix_summary
 from avalanche_vlm.functional.label_space import (
     LABEL_SPACES,
@@ -118,6 +123,30 @@ class AccuracyMatrixMetric(PluginMetric[dict[str, Tensor]]):
         """
         return self._stream(stream).sample_counts(self._trained)
 
+    @property
+    def experiences_trained(self) -> int:
+        """Number of different experiences trained on."""
+        return len(self._trained)
+
+    def summary(self, stream: str = "test") -> dict[str, float]:
+        """Return the summaries of a stream as if it ended after the experiences trained on so far.
+
+        Before any training that is the zero-shot accuracy alone, which is known of the whole stream
+        from the start. NaN where a summary is not defined.
+
+        Raises:
+            ValueError: the stream has not been evaluated.
+        """
+        matrix, counts, trained = self.matrix(stream), self.counts(stream), len(self._trained)
+        summary = accuracy_matrix_summary(matrix, space=self.space)
+        zero_shot = {name: value for name, value in summary.items() if name == "zero_shot_accuracy"}
+        if trained == 0:
+            return zero_shot
+        so_far = accuracy_matrix_summary(
+            matrix[: trained + 1, :trained], space=self.space, counts=counts[:trained]
+        )
+        return {**so_far, **zero_shot}
+
     def state_dict(self) -> dict[str, Any]:
         """Return what was measured and trained, in plain types."""
         streams = {name: stream.state_dict() for name, stream in self._streams.items()}
@@ -160,7 +189,7 @@ class AccuracyMatrixMetric(PluginMetric[dict[str, Tensor]]):
     def after_training_exp(self, strategy: Any) -> None:
         """Open the row of the experience that was just trained on."""
         for experience in trained_experiences(strategy):
-            position = _position_in_training(experience)
+            position = position_in_training(experience)
             if position not in self._trained:
                 self._trained.append(position)
         # A further piece of the same experience, of an online stream, makes its row out of date.
@@ -219,7 +248,7 @@ class AccuracyMatrixMetric(PluginMetric[dict[str, Tensor]]):
         return [
             MetricValue(self, self._summary_name(metric, stream), value, strategy.clock.train_iterations)
             for stream in self._evaluated
-            for metric, value in self._summary_so_far(stream).items()
+            for metric, value in self.summary(stream).items()
             if value == value
         ]
 
@@ -228,18 +257,6 @@ class AccuracyMatrixMetric(PluginMetric[dict[str, Tensor]]):
         self._defined = True
         self._correct: Tensor | None = None
         self._count = 0
-
-    def _summary_so_far(self, stream: str) -> dict[str, float]:
-        matrix, counts, trained = self.matrix(stream), self.counts(stream), len(self._trained)
-        summary = accuracy_matrix_summary(matrix, space=self.space)
-        # Zero-shot accuracy is known of the whole stream from the start.
-        zero_shot = {name: value for name, value in summary.items() if name == "zero_shot_accuracy"}
-        if trained == 0:
-            return zero_shot
-        so_far = accuracy_matrix_summary(
-            matrix[: trained + 1, :trained], space=self.space, counts=counts[:trained]
-        )
-        return {**so_far, **zero_shot}
 
     def _summary_name(self, metric: str, stream: str) -> str:
         words = "".join(word.capitalize() for word in metric.split("_")).replace("CiTransfer", "CITransfer")
@@ -272,14 +289,6 @@ def continual_metrics(*, spaces: Sequence[LabelSpace] = ("seen", "all")) -> list
     if len(set(spaces)) != len(spaces):
         raise wrong_value("spaces", "label spaces without duplicates", tuple(spaces))
     return [AccuracyMatrixMetric(space) for space in spaces]
-
-
-def _position_in_training(experience: Any) -> int:
-    """Return the position in its stream of an experience, or of the one that it was cut from."""
-    # Metrics see experiences in the host's logging mode, where the origin is always accessible. It
-    # is None where an online stream mixes experiences.
-    origin = getattr(experience, "origin_experience", None)
-    return int((experience if origin is None else origin).current_experience)
 
 
 def _stream_length(experience: Any) -> int:

@@ -3,6 +3,7 @@
 from avalanche_vlm.models.backbone import EmbeddingBackbone, VisionLanguageBackbone
 from avalanche_vlm.models.classifier import CLIPClassifier, Prediction
 from avalanche_vlm.models.feature_heads import CosineHead, TextFeatureHead
+from avalanche_vlm.models.fingerprint import fingerprint
 from avalanche_vlm.models.heads import TextHead, ZeroShotHead
 from avalanche_vlm.models.learned_context_head import LearnedContextHead
 from avalanche_vlm.models.lora import LoRA, SeparateAttention
@@ -21,4 +22,5 @@ __all__ = [
     "TextHead",
     "VisionLanguageBackbone",
     "ZeroShotHead",
+    "fingerprint",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -22,6 +23,8 @@ from avalanche_vlm._checks import (
 )
 from avalanche_vlm._host import experience_classes
 from avalanche_vlm.models.backbone import VisionLanguageBackbone
+from avalanche_vlm.models.feature_heads import head_config
+from avalanche_vlm.models.fingerprint import fingerprint
 from avalanche_vlm.models.heads import TextHead, ZeroShotHead, adds_names
 from avalanche_vlm.models.lora import LoRA, add_lora, set_lora_mode, thaw_lora
 from avalanche_vlm.text import ClassNames
@@ -346,6 +349,25 @@ class CLIPClassifier(DynamicModule):
         class_ids = columns[best.indices]
         names = [[self.class_names[index] for index in row] for row in class_ids.tolist()]
         return Prediction(names, best.values, class_ids)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what tells this model from others, as plain values that fit into JSON.
+
+        The fingerprints are those of the weights *as they are now*: `ResultsLogger` asks before
+        anything is trained, so that they name what a run started from. Of a file of weights only
+        its name is told, which is the same on every machine.
+        """
+        backbone = {"kind": type(self.backbone).__name__, **self.backbone.config()}
+        if backbone.get("pretrained") is not None:
+            backbone["pretrained"] = Path(backbone["pretrained"]).name
+        trainable = self.trainable
+        return {
+            "kind": type(self).__name__,
+            "backbone": {**backbone, "fingerprint": fingerprint(self.backbone)},
+            "head": {**head_config(self.head), "fingerprint": fingerprint(self.head)},
+            "trainable": {"kind": "LoRA", **vars(trainable)} if isinstance(trainable, LoRA) else trainable,
+            "train_logit_scale": self.train_logit_scale,
+        }
 
     def save_pretrained(self, path: str) -> None:
         """Write the adapted model to a folder, to be used without any strategy; see `saving`."""

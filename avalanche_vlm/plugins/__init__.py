@@ -1,5 +1,7 @@
-"""Thin shells over the parts, on the host's callbacks."""
+"""Plugins: thin shells on the host's callbacks."""
 
+from avalanche_vlm.plugins.gdumb import GDumbPlugin
 from avalanche_vlm.plugins.label_space_cross_entropy import LabelSpaceCrossEntropy
+from avalanche_vlm.plugins.synaptic_intelligence import SynapticIntelligencePlugin
 
-__all__ = ["LabelSpaceCrossEntropy"]
+__all__ = ["GDumbPlugin", "LabelSpaceCrossEntropy", "SynapticIntelligencePlugin"]

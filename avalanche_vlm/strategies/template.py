@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 from avalanche.training.plugins import EvaluationPlugin
@@ -30,6 +30,14 @@ class TemplateArguments(TypedDict, total=False):
     peval_mode: str
 
 
+class _ResumePoint(NamedTuple):
+    """Where in an experience a run goes on: how many epochs are done, and how to get there."""
+
+    epochs: int
+    begin: Callable[[], None]
+    enter: Callable[[], None]
+
+
 class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
     """The host's supervised template for a `CLIPClassifier`.
 
@@ -52,6 +60,8 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
         TypeError: ``model`` is not a `CLIPClassifier`.
         ValueError: at the first training, a model without anything that trains.
     """
+
+    _resume_point: _ResumePoint | None = None
 
     def __init__(
         self,
@@ -95,3 +105,36 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
         super().make_optimizer(
             reset_optimizer_state=reset_optimizer_state, **{**kwargs, "remove_params": True}
         )
+
+    def resume_inside_experience(
+        self, epochs: int, *, begin: Callable[[], None], enter: Callable[[], None]
+    ) -> None:
+        """Let the next training go on after some of its epochs; `avalanche_vlm.checkpointing` asks.
+
+        Args:
+            epochs: how many epochs of the experience are done.
+            begin: restores the state in which the experience was begun. Data sets, loaders and
+                plugins are then prepared as they were.
+            enter: restores the state after these epochs, just before the next one.
+        """
+        self._resume_point = _ResumePoint(epochs, begin, enter)
+
+    def _before_training(self, **kwargs: Any) -> None:
+        if self._resume_point is not None:
+            self._resume_point.begin()
+        super()._before_training(**kwargs)
+
+    def _train_exp(
+        self, experience: Any, eval_streams: Any = None, **kwargs: Any
+    ) -> None:
+        """Train the epochs of an experience: all, or those that are left in a resumed one."""
+        point, self._resume_point = self._resume_point, None
+        if point is not None:
+            point.enter()
+        for _ in range(0 if point is None else point.epochs, self.train_epochs):
+            self._before_training_epoch(**kwargs)
+            if self._stop_training:
+                self._stop_training = False
+                break
+            self.training_epoch(**kwargs)
+            self._after_training_epoch(**kwargs)

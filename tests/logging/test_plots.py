@@ -9,10 +9,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from avalanche_vlm.logging import (
+    ResultRow,
     matrix_rows,
     plot_accuracy_matrices,
     plot_accuracy_matrix,
     plot_accuracy_over_experiences,
+    plot_forgetting_per_class,
     save_figure,
     write_results,
 )
@@ -187,3 +189,110 @@ def test_what_is_not_in_the_results_is_named(results):
         plot_accuracy_matrices(unequal, space="all")
     with pytest.raises(TypeError, match="`figure` must be Figure"):
         save_figure("picture", "picture.png")
+
+
+def class_rows(curves, *, seed=None, space="seen", method="m", learned=0, **columns):
+    """Accuracies of single classes by name, after 0, 1, ... experiences."""
+    return [
+        ResultRow(
+            method=method,
+            seed=seed,
+            space=space,
+            metric="class_accuracy",
+            class_name=name,
+            after_experience=after,
+            experience=learned if after > learned else None,
+            value=value,
+            **columns,
+        )
+        for name, curve in curves.items()
+        for after, value in enumerate(curve)
+    ]
+
+
+def shown_bars(axes):
+    names = [tick.get_text() for tick in axes.get_yticklabels()]
+    return dict(zip(names, [patch.get_width() for patch in axes.patches], strict=True))
+
+
+def test_forgetting_is_the_best_since_learned_minus_the_last():
+    curves = {"cat": [0.9, 0.5, 0.8, 0.25], "dog": [0.0, 0.5, 0.5, 0.5], "cow": [1.0, 0.5, 0.25, NAN]}
+    rows = class_rows(curves)
+    other = [
+        *class_rows({"cat": [0.0, 1.0, 0.0]}, method="other"),
+        *class_rows({"cat": [0.0, 1.0, 0.0]}, stream="train"),
+        *class_rows({"cat": [0.0, 1.0, 0.0]}, space="all"),
+        *class_rows({"late": [1.0, 0.5, 0.25]}, learned=9),
+    ]
+    figure = plot_forgetting_per_class([*other, *rows, *other], method="m")
+    axes = figure.axes[0]
+    # Zero-shot accuracy, from before the class was learned, does not count.
+    assert shown_bars(axes) == pytest.approx({"cat": 55.0, "cow": 25.0, "dog": 0.0})
+    assert list(shown_bars(axes)) == ["cat", "cow", "dog"]
+    assert [text.get_text() for text in axes.texts] == ["55.0", "25.0", "0.0"]
+    assert figure.get_suptitle() == "m"
+    assert figure.get_supxlabel() == "3 classes, label space: seen"
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the worst at the top
+    later = plot_forgetting_per_class(class_rows(curves, learned=2), method="m").axes[0]
+    assert shown_bars(later) == pytest.approx({"cat": 0.0, "dog": 0.0})
+
+
+def test_forgetting_over_seeds_is_a_mean_with_whiskers():
+    rows = [
+        *class_rows({"cat": [0.0, 0.8, 0.2], "dog": [0.0, 0.5, 0.4]}, seed=0),
+        *class_rows({"cat": [0.0, 0.8, 0.6], "dog": [0.0, 0.5, 0.4]}, seed=1),
+    ]
+    figure = plot_forgetting_per_class(rows, method="m")
+    axes = figure.axes[0]
+    assert shown_bars(axes) == pytest.approx({"cat": 40.0, "dog": 10.0})
+    (whiskers,) = [line for line in axes.collections if hasattr(line, "get_segments")]
+    ends = [segment[:, 0].tolist() for segment in whiskers.get_segments()]
+    deviation = 20 * 2**0.5
+    assert ends[0] == pytest.approx([40 - deviation, 40 + deviation])
+    assert ends[1] == pytest.approx([10, 10])
+    assert "mean ± deviation of 2 seeds" in figure.get_supxlabel()
+
+
+def test_of_many_classes_the_worst_are_drawn():
+    rows = class_rows({f"class {c}": [0.0, 1.0, 1.0 - c / 100] for c in range(100)})
+    figure = plot_forgetting_per_class(rows, method="m", most=7)
+    axes = figure.axes[0]
+    assert shown_bars(axes) == pytest.approx({f"class {c}": float(c) for c in range(99, 92, -1)})
+    assert figure.get_supxlabel().startswith("the worst 7 of 100 classes")
+    long = class_rows({"a very long name of a class, " * 3 + end: [0.0, 1.0, 0.5] for end in "xy"})
+    names = list(shown_bars(plot_forgetting_per_class(long, method="m").axes[0]))
+    assert len(set(names)) == 2
+    assert all(len(name) <= 32 and "…" in name for name in names)
+    dollars = plot_forgetting_per_class(class_rows({"$a_{b$": [0, 1, 0]}, method="$x"), method="$x")
+    dollars.canvas.draw()
+
+
+def test_a_picture_of_forgetting_needs_its_numbers(results):
+    rows = class_rows({"cat": [0.5, 0.5]})
+    for arguments, error, sentence in (
+        ({"method": "n"}, ValueError, "`method` must be one of 'm'"),
+        (
+            {"space": "all"},
+            ValueError,
+            r"`space` must be one of the label spaces in the results \(\['seen'\]",
+        ),
+        ({"space": "some"}, ValueError, "`space` must be one of"),
+        ({"benchmark": "b"}, ValueError, "`benchmark` must be one of ''"),
+        ({"most": 0}, ValueError, "`most` must be a whole number of at least 1"),
+        ({"results": results}, ValueError, "ClassAccuracyMetric logs them"),
+        ({"results": class_rows({"cat": [0.5]})}, ValueError, "`results` must be classes that were learned"),
+        ({"stream": "train"}, ValueError, "`results` must be rows with accuracies of single classes"),
+    ):
+        with pytest.raises(error, match=sentence):
+            plot_forgetting_per_class(**{"results": rows, "method": "m", **arguments})
+
+
+def test_pictures_show_one_stream(results):
+    valid = matrix_rows(MATRIX / 4, method="CGIL", space="all", seed=0, stream="valid")
+    both = [*results, *valid, *class_rows({"cat": [0.0, 0.0]}, method="CGIL", space="all", seed=0)]
+    axes = plot_accuracy_matrix(both, method="CGIL", space="all").axes[0]
+    torch.testing.assert_close(torch.tensor(axes.images[0].get_array()), 100 * (MATRIX - 0.05))
+    axes = plot_accuracy_matrices(both, space="all", stream="valid").axes[0]
+    torch.testing.assert_close(torch.tensor(axes.images[0].get_array()), 25 * MATRIX)
+    curves = plot_accuracy_over_experiences(both, space="all", stream="valid").axes[0]
+    assert lines(curves)[0][1] == pytest.approx([20, 20, 17.5])

@@ -1,8 +1,12 @@
 """The file of results, and the table that is made of it."""
 
 import csv
+import io
 import math
+import multiprocessing
 import os
+import sys
+import threading
 
 import pytest
 import torch
@@ -15,6 +19,7 @@ from avalanche_vlm.logging import (
     MTIL_COLUMNS,
     ResultRow,
     TableColumn,
+    _append,
     matrix_rows,
     read_results,
     result_matrix,
@@ -23,6 +28,7 @@ from avalanche_vlm.logging import (
     table_text,
     write_results,
 )
+from avalanche_vlm.logging.results import as_rows
 
 NAN = float("nan")
 
@@ -54,13 +60,17 @@ names = st.text(
 ).filter(str.strip)
 rows = st.builds(
     ResultRow,
+    run=st.sampled_from(["", "0123456789ab"]),
     method=names,
     benchmark=st.sampled_from(["", "a,b", 'quo"te', "naïve"]),
     seed=st.none() | st.integers(0, 5),
     space=st.just("all"),
+    stream=st.sampled_from(["test", "train"]),
     metric=st.just("accuracy"),
     after_experience=st.none() | st.integers(0, 3),
     experience=st.none() | st.integers(0, 3),
+    class_name=st.just("") | names,
+    step=st.none() | st.integers(0, 10**9),
     value=st.floats(allow_nan=True, allow_infinity=False),
 )
 
@@ -97,10 +107,10 @@ def test_the_file_is_in_long_format(tmp_path):
     path = tmp_path / "results.csv"
     write_results(path, matrix_rows(joint(1), method="CGIL", space="all", benchmark="digits", seed=3))
     assert path.read_text().splitlines()[:4] == [
-        "method,benchmark,seed,space,metric,after_experience,experience,value",
-        "CGIL,digits,3,all,accuracy,0,0,0.5",
-        "CGIL,digits,3,all,accuracy,1,0,0.9",
-        "CGIL,digits,3,all,average_incremental_accuracy,,,0.9",
+        "run,method,benchmark,seed,space,stream,metric,after_experience,experience,class_name,step,value",
+        ",CGIL,digits,3,all,test,accuracy,0,0,,,0.5",
+        ",CGIL,digits,3,all,test,accuracy,1,0,,,0.9",
+        ",CGIL,digits,3,all,test,average_incremental_accuracy,1,,,,0.9",
     ]
     with path.open(newline="") as file:
         assert all(float(line["value"]) >= 0 for line in csv.DictReader(file))
@@ -125,34 +135,177 @@ def test_result_rows_read_one_or_several_metrics():
         *matrix_rows(b, method="m", benchmark="b", seed=1, space="all", counts=counts),
     ]
     assert comparable(found) == comparable(expected)
-    train = result_rows(metrics[0], method="m", stream="train")
-    assert comparable(train) == comparable(matrix_rows(b, method="m", space="seen", counts=counts))
+    train = result_rows(metrics[0], method="m", stream="train", run="0123456789ab")
+    own = {"stream": "train", "run": "0123456789ab"}
+    assert comparable(train) == comparable(matrix_rows(b, method="m", space="seen", counts=counts, **own))
 
 
-def test_headers_are_not_mixed(tmp_path):
+OLD_HEADER = "method,benchmark,seed,space,metric,after_experience,experience,value\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("name,number\nx,1\n", "Use another file"),
+        ("no line end", "Use another file"),
+        (OLD_HEADER, r"it lacks run, stream, class_name, step\): begin a new file"),
+    ],
+)
+def test_headers_are_not_mixed(tmp_path, text, advice):
     path = tmp_path / "other.csv"
-    path.write_text("method,value\nx,1\n")
+    path.write_text(text)
     for action in (lambda: write_results(path, []), lambda: read_results(path)):
-        with pytest.raises(ValueError, match="`path` must be a file with the header method,benchmark,seed"):
+        with pytest.raises(ValueError, match=f"`path` must be a file with the header run,method,.*{advice}"):
             action()
-    assert path.read_text() == "method,value\nx,1\n"
+    assert path.read_text() == text
+
+
+def test_what_was_written_is_not_written_again(tmp_path):
+    path = tmp_path / "results.csv"
+    write_results(path, matrix_rows(joint(), method="a", space="all"))
+    inode, before = path.stat().st_ino, path.read_bytes()
+    write_results(path, matrix_rows(joint(), method="b", space="all"))
+    assert path.stat().st_ino == inode
+    assert path.read_bytes().startswith(before)
 
 
 def test_a_failure_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "results.csv"
     write_results(path, matrix_rows(joint(), method="a", space="all"))
     before = path.read_text()
-
-    def fail(*args):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
-        write_results(path, matrix_rows(joint(), method="b", space="all"))
     with pytest.raises(TypeError, match="`rows` must be ResultRow"):
-        write_results(path, ["a line"])
+        write_results(path, [*matrix_rows(joint(), method="b", space="all"), "a line"])
+    assert path.read_text() == before
+
+    class FullDisk(io.FileIO):
+        def write(self, data):
+            return super().write(data[:7])
+
+    monkeypatch.setattr(_append, "FileIO", FullDisk)
+    with pytest.raises(OSError, match="could not be written in full"):
+        write_results(path, matrix_rows(joint(), method="b", space="all"))
     assert path.read_text() == before
     assert os.listdir(tmp_path) == ["results.csv"]
+
+
+def test_a_torn_last_line_is_ignored_and_cut_off(tmp_path):
+    path = tmp_path / "results.csv"
+    first = matrix_rows(joint(1), method='with "quotes"\nand a second line', space="all")
+    write_results(path, first)
+    whole = path.read_bytes()
+    header = whole.index(b"\n") + 1
+    ends = [0, header]  # of the whole lines, each made by itself
+    for row in first:
+        write_results(tmp_path / "one.csv", [row])
+        ends.append(ends[-1] + (tmp_path / "one.csv").stat().st_size - header)
+        (tmp_path / "one.csv").unlink()
+    assert ends[-1] == len(whole)
+    more = matrix_rows(joint(1), method="b", space="all")
+    for length in range(len(whole) + 1):
+        path.write_bytes(whole[:length])
+        kept = sum(end <= length for end in ends) - 2
+        if kept >= 0:
+            assert comparable(read_results(path)) == comparable(first[:kept])
+        write_results(path, more)
+        assert comparable(read_results(path)) == comparable(first[: max(kept, 0)] + more)
+
+
+def append_forty_times(path, name):
+    for step in range(40):
+        write_results(path, [ResultRow(method=name, metric="m", step=step, value=j) for j in range(50)])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no locks")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_processes_side_by_side_lose_nothing(tmp_path):
+    path = tmp_path / "results.csv"
+    context = multiprocessing.get_context("fork")  # a new interpreter would import for ten seconds
+    processes = [context.Process(target=append_forty_times, args=(path, name)) for name in "ab"]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    found = read_results(path)
+    for name in "ab":
+        own = [(row.step, row.value) for row in found if row.method == name]
+        assert own == [(i, j) for i in range(40) for j in range(50)]
+    # The rows of one call stay together.
+    assert all(len({row.method for row in found[i : i + 50]}) == 1 for i in range(0, len(found), 50))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no locks")
+def test_nobody_appends_while_another_is_writing(tmp_path):
+    import fcntl
+
+    path = tmp_path / "results.csv"
+    rows = matrix_rows(joint(1), method="a", space="all")
+    write_results(path, rows)
+    with path.open("ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        other.write(b"half a line that is no rest of a cra")
+        other.flush()
+        waiting = threading.Thread(target=write_results, args=(path, rows))
+        waiting.start()
+        waiting.join(0.2)
+        assert waiting.is_alive()
+        other.truncate(other.tell() - len(b"half a line that is no rest of a cra"))
+    waiting.join(10)
+    assert comparable(read_results(path)) == comparable(2 * rows)
+
+
+def test_single_classes_and_other_streams_do_not_leak():
+    matrix = torch.tensor([[0.5, 0.5], [0.75, 0.25], [0.625, 1.0]], dtype=torch.float64)
+    found = [
+        *matrix_rows(matrix, method="m", space="all"),
+        *matrix_rows(matrix / 2, method="m", space="all", stream="valid"),
+        ResultRow(method="m", space="all", metric="accuracy", after_experience=2, experience=0, value=0.0,
+                  class_name="cat"),
+        ResultRow(method="m", space="all", metric="last_accuracy", after_experience=2, value=0.0,
+                  class_name="cat"),
+        ResultRow(method="m", metric="accuracy", after_experience=2, experience=7, value=0.0),
+    ]  # fmt: skip
+    columns = [TableColumn("Last", "last_accuracy", "all")]
+    for rows_in_any_order in (found, found[::-1]):
+        assert torch.equal(result_matrix(rows_in_any_order), matrix)
+        assert torch.equal(result_matrix(rows_in_any_order, stream="valid"), matrix / 2)
+        assert cells(results_table(rows_in_any_order, columns=columns))["Last"] == ["81.2"]
+        valid = results_table(rows_in_any_order, columns=columns, stream="valid")
+        assert cells(valid)["Last"] == ["40.6"]
+
+
+def test_the_latest_summary_of_a_run_counts():
+    def row(after, value, seed=0):
+        return ResultRow(method="m", seed=seed, space="seen", metric="forgetting", after_experience=after,
+                         value=value)  # fmt: skip
+
+    columns = [TableColumn("Forgetting", "forgetting", "seen")]
+    found = [row(1, 0.1), row(3, 0.3), row(2, 0.2)]
+    assert cells(results_table(found, columns=columns))["Forgetting"] == ["30.0"]
+    assert cells(results_table([*found, row(4, NAN)], columns=columns))["Forgetting"] == ["–"]
+    assert cells(results_table([*found, row(2, 0.5, seed=1)], columns=columns))["Forgetting"] == [
+        "40.0 ± 14.1"
+    ]
+
+
+def test_of_two_runs_of_one_name_the_one_that_wrote_last_counts():
+    matrix = torch.full((3, 2), 0.5, dtype=torch.float64)
+    first = matrix_rows(matrix, method="m", space="all", run="a" * 12)
+    later = [row for row in matrix_rows(matrix / 2, method="m", space="all", run="b" * 12)
+             if row.after_experience < 2]  # fmt: skip
+    expected = torch.tensor([[0.25, 0.25], [0.25, 0.25], [NAN, NAN]], dtype=torch.float64)
+    torch.testing.assert_close(result_matrix([*first, *later]), expected, equal_nan=True, rtol=0, atol=0)
+    assert torch.equal(result_matrix([*later, *first]), matrix)
+    other_seed = matrix_rows(matrix, method="m", space="all", run="c" * 12, seed=1)
+    assert len(as_rows([*first, *other_seed])) == len(first) + len(other_seed)
+
+
+def test_iterations_tell_apart_what_has_no_label_space():
+    found = [ResultRow(method="m", metric="Loss_MB", stream="train", step=i, value=i) for i in range(3)]
+    assert as_rows(found) == found
+    in_space = [ResultRow(method="m", metric="accuracy", space="all", after_experience=1, experience=0,
+                          step=i, value=i) for i in range(3)]  # fmt: skip
+    assert as_rows(in_space) == in_space[2:]
 
 
 def example_rows():

@@ -421,6 +421,22 @@ def test_state_goes_on_in_another_metric(benchmark):
         AccuracyMatrixMetric("seen").load_state_dict(first.state_dict())
 
 
+def test_the_summary_so_far_is_that_of_a_shorter_stream(benchmark):
+    metric = AccuracyMatrixMetric("all")
+    strategy = make([metric])
+    strategy.eval(benchmark.test_stream)
+    assert metric.experiences_trained == 0
+    assert metric.summary() == {"zero_shot_accuracy": float(metric.matrix()[0].mean())}
+    for number, experience in enumerate(benchmark.train_stream[:2], start=1):
+        strategy.train(experience)
+        strategy.eval(benchmark.test_stream)
+        assert metric.experiences_trained == number
+        part, counts = metric.matrix()[: number + 1, :number], metric.counts()[:number]
+        expected = accuracy_matrix_summary(part, space="all", counts=counts)
+        expected["zero_shot_accuracy"] = float(metric.matrix()[0].mean())
+        assert metric.summary() == pytest.approx(expected, nan_ok=True)
+
+
 def test_copies_and_pickles_are_independent(benchmark):
     metric = AccuracyMatrixMetric("dataset")
     strategy = make([metric])

@@ -1,0 +1,268 @@
+"""The host's logger that keeps every number of a run, and what is needed to repeat the run."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from avalanche.evaluation.metric_results import AlternativeValues, MetricValue
+from avalanche.evaluation.metric_utils import stream_type
+from avalanche.logging import BaseLogger
+from torch import Tensor
+
+from avalanche_vlm._checks import check_type
+from avalanche_vlm._host import position_in_training, trained_experiences
+from avalanche_vlm.logging._written_matrices import WrittenMatrices
+from avalanche_vlm.logging.metric_name import metric_name_parts
+from avalanche_vlm.logging.provenance import check_settings, provenance, write_run
+from avalanche_vlm.logging.result_row import ResultRow, check_names
+from avalanche_vlm.logging.results_file import write_results
+
+_MOST_ROWS_KEPT = 20_000
+
+
+@runtime_checkable
+class RunMatrixMetric(Protocol):
+    """A metric that `ResultsLogger` writes as a matrix, such as ``AccuracyMatrixMetric``."""
+
+    space: Any
+
+    @property
+    def experiences_trained(self) -> int:
+        """Number of experiences trained on."""
+        ...
+
+    def result(self) -> dict[str, Tensor]:
+        """Return the accuracies (T+1, T) of every stream by its name."""
+        ...
+
+    def summary(self, stream: str = "test") -> dict[str, float]:
+        """Return the summaries of a stream so far, NaN where not defined."""
+        ...
+
+
+class ResultsLogger(BaseLogger):
+    """Appends every number that the host's evaluator publishes to a CSV file, one row a number.
+
+    Rows are appended at the end of each evaluation and of each training, so that a run that is
+    killed has left everything up to its last evaluation. An existing file is appended to.
+
+    *Accuracy matrices* (``AccuracyMatrixMetric``) are written as `result_rows` writes them: after
+    each evaluation its row of the matrix, whole, with NaN where nothing was measured or is defined;
+    whatever else of the matrix has changed since it was last written (a further piece of an online
+    experience makes its row NaN until it is evaluated again); and all summaries of the experiences
+    trained on so far, NaN where not defined. So a table, a picture or `result_matrix` can be made of
+    the file at any time, and ends as the metric itself does.
+
+    *Metric values that say where they belong* (an attribute ``columns``, a mapping of columns of
+    `ResultRow`) are written there: ``ClassAccuracyMetric`` and ``MemoryMetric`` do so.
+
+    *All other metrics*, those of the host and of users, keep their name. Of
+    ``Top1_Acc_Exp/eval_phase/test_stream/Task000/Exp003`` the metric is ``Top1_Acc_Exp``, the
+    stream ``test``, the experience 3. A task other than 0, a phase that the stream does not give
+    away (evaluation on the training stream) and whatever else the name has stay parts of the
+    metric's name. What a metric logs at each iteration is told apart by ``step``; what it logs
+    several times at one step of one evaluation is numbered ``#2``, ``#3``, ... Evaluating the same
+    again without training in between replaces, for `as_rows`, what was there. Evaluations inside
+    ``strategy.train`` are written in this way too, and leave the matrices alone.
+
+    Only numbers are kept, tensors of one element among them. Images, confusion matrices, text and
+    weights are skipped.
+
+    Before the first evaluation or training the logger notes what is needed to repeat the run (see
+    `provenance`) beside the file, for `read_runs`; its id is in the column ``run``. One logger
+    belongs to one run. A run that is resumed in a new process goes on under its id if the state of
+    its logger (`state_dict`) is carried over.
+
+    Args:
+        path: the CSV file; its folder must exist.
+        method: name of the method; None takes that of the strategy's class.
+        benchmark: name of the benchmark, if the file has several.
+        seed: seed of the run.
+        settings: further facts for the provenance, anything that fits into JSON.
+
+    Raises:
+        TypeError: an argument has another type, or ``settings`` does not fit into JSON.
+        ValueError: ``method`` is empty, or at the first callback: the file has another header.
+
+    >>> ResultsLogger("results.csv", method="LoRA", seed=0, settings={"preset": "setting-a"})
+    ResultsLogger('results.csv')
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        method: str | None = None,
+        benchmark: str = "",
+        seed: int | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        check_type("path", path, (str, os.PathLike))
+        check_names(method=method, benchmark=benchmark, seed=seed)
+        self.path = Path(path)
+        self.method = method
+        self.benchmark = benchmark
+        self.seed = seed
+        self.settings = check_settings(settings)
+        self.run = ""
+        self._trained: set[int] = set()
+        self._in_training = False
+        self._evaluated: list[str] = []
+        self._written = WrittenMatrices()
+        self._columns: list[dict[str, Any]] = []
+        self._newest = 0
+        self._names: dict[tuple[Any, ...], str] = {}
+        self._repeats: Counter[tuple[Any, ...]] = Counter()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.path)!r})"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the id of the run and the experiences trained on, in plain types."""
+        return {"run": self.run, "method": self.method, "trained": sorted(self._trained)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned, under the same id."""
+        self.run, self.method = str(state["run"]), state["method"]
+        self._trained = {int(position) for position in state["trained"]}
+
+    # What the host tells.
+
+    def log_metrics(self, metric_values: list[MetricValue]) -> None:
+        """Keep the numbers until the end of this evaluation or training."""
+        if len(self._columns) > _MOST_ROWS_KEPT and self.run:
+            self._write()
+        self._newest = len(self._columns)
+        for value in metric_values:
+            if isinstance(value.origin, RunMatrixMetric) and not self._in_training:
+                continue  # written as a matrix at the end of the evaluation
+            several = value.value if isinstance(value.value, dict) else {"": value.value}
+            for key, content in several.items():
+                number = _number(content)
+                if number is not None:
+                    name = f"{value.name}/{key}" if key else value.name
+                    self._columns.append({**self._place(value, name), "value": number})
+
+    def before_training(self, strategy: Any, metric_values: Any = (), **kwargs: Any) -> None:
+        """Note that evaluations are periodic ones until training has ended."""
+        self._in_training = True
+        self._repeats.clear()
+
+    def before_train_dataset_adaptation(self, strategy: Any, metric_values: Any = (), **kwargs: Any) -> None:
+        """Begin the run, before anything is trained."""
+        self._begin(strategy)
+
+    def after_training_exp(self, strategy: Any, metric_values: Sequence[MetricValue], **kwargs: Any) -> None:
+        """Count the experience that was just trained on."""
+        self._trained.update(map(position_in_training, trained_experiences(strategy)))
+        # What was logged at the end of the experience was measured after it.
+        for columns in self._columns[self._newest :]:
+            columns["after_experience"] = len(self._trained)
+
+    def after_training(self, strategy: Any, metric_values: Any = (), **kwargs: Any) -> None:
+        """Append what training has logged."""
+        self._in_training = False
+        self._begin(strategy)
+        self._add_matrices(strategy, evaluated=())
+        self._write()
+
+    def before_eval(self, strategy: Any, metric_values: Any = (), **kwargs: Any) -> None:
+        """Start an evaluation."""
+        self._evaluated = []
+        self._repeats.clear()
+
+    def before_eval_dataset_adaptation(self, strategy: Any, metric_values: Any = (), **kwargs: Any) -> None:
+        """Begin the run, if it begins with an evaluation."""
+        self._begin(strategy)
+
+    def after_eval_exp(self, strategy: Any, metric_values: Any = (), **kwargs: Any) -> None:
+        """Note which stream is being evaluated."""
+        name = stream_type(strategy.experience)
+        if name not in self._evaluated:
+            self._evaluated.append(name)
+
+    def after_eval(self, strategy: Any, metric_values: Any = (), **kwargs: Any) -> None:
+        """Append what the evaluation has logged."""
+        self._begin(strategy)
+        if not self._in_training:
+            self._add_matrices(strategy, evaluated=self._evaluated)
+        self._write()
+
+    # What becomes of it.
+
+    def _begin(self, strategy: Any) -> None:
+        if self.run:
+            return
+        facts = provenance(
+            strategy,
+            stream=strategy.experience,
+            method=self.method,
+            benchmark=self.benchmark,
+            seed=self.seed,
+            settings=self.settings,
+        )
+        self.method = str(facts["method"])
+        write_results(self.path, [])  # a file that cannot be appended to stops the run here
+        self.run = write_run(self.path, facts)
+
+    def _place(self, value: MetricValue, name: str) -> dict[str, Any]:
+        """Return the columns of a metric value, so that no other number has the same."""
+        columns = getattr(value, "columns", None)
+        if columns is None:
+            columns = metric_name_parts(name)
+            place = (columns["metric"], columns["stream"], columns["experience"])
+            if self._names.setdefault(place, name) != name:
+                columns["metric"] = name  # two names that differ in what has no column
+        step = int(value.x_plot) if isinstance(value.x_plot, Real) else None
+        place = {"after_experience": len(self._trained), "step": step, **columns}
+        key = tuple(sorted((name, str(content)) for name, content in place.items()))
+        self._repeats[key] += 1
+        if self._repeats[key] > 1:
+            place["metric"] = f"{place['metric']}#{self._repeats[key]}"
+        return place
+
+    def _add_matrices(self, strategy: Any, evaluated: Sequence[str]) -> None:
+        """Keep what has changed in the accuracy matrices, and the summaries of evaluated streams."""
+        step = int(strategy.clock.train_iterations)
+        for metric in getattr(getattr(strategy, "evaluator", None), "metrics", ()):
+            if not isinstance(metric, RunMatrixMetric):
+                continue
+            trained = metric.experiences_trained
+            for stream, matrix in metric.result().items():
+                where: dict[str, Any] = {"space": metric.space, "stream": stream}
+                whole = trained if stream in evaluated else None
+                for after, experience, number in self._written.changes((metric.space, stream), matrix, whole):
+                    self._columns.append(
+                        {
+                            **where,
+                            "metric": "accuracy",
+                            "after_experience": after,
+                            "experience": experience,
+                            "step": step if after == trained else None,
+                            "value": number,
+                        }
+                    )
+                for name, number in metric.summary(stream).items() if stream in evaluated else ():
+                    entry = {"metric": name, "after_experience": trained, "step": step, "value": number}
+                    self._columns.append({**where, **entry})
+
+    def _write(self) -> None:
+        run = {"run": self.run, "method": self.method, "benchmark": self.benchmark, "seed": self.seed}
+        columns, self._columns, self._newest = self._columns, [], 0
+        if columns:
+            write_results(self.path, [ResultRow(**run, **entry) for entry in columns])
+
+
+def _number(value: Any) -> float | None:
+    """Return a value as a number, None if it is none."""
+    if isinstance(value, AlternativeValues):
+        value = value.best_supported_value(float, int, Tensor)
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    return float(value) if isinstance(value, Real) else None

@@ -1,0 +1,59 @@
+"""What plugins and storage policies hold, as a metric of the host."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, final
+
+from avalanche.evaluation import PluginMetric
+from avalanche.evaluation.metric_results import MetricValue
+
+from avalanche_vlm.metrics.placed_value import PlacedValue
+from avalanche_vlm.metrics.stored_bytes import stored_bytes
+
+
+@final
+class MemoryMetric(PluginMetric[dict[str, int]]):
+    """Bytes that the plugins and storage policies of a strategy hold, after each training experience.
+
+    `stored_bytes` says what counts. ``StoredBytes/<plugin>`` is logged for each part, and
+    ``StoredBytes`` for all together; `avalanche_vlm.logging.ResultsLogger` writes rows with the
+    metrics ``stored_bytes/<plugin>`` and ``stored_bytes``.
+
+    >>> MemoryMetric().result()
+    {}
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reset()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+    def reset(self) -> None:
+        """Forget the last measurement."""
+        self._last: dict[str, int] = {}
+
+    def result(self) -> dict[str, int]:
+        """Return the last measurement, bytes by the name of the part; empty before any."""
+        return dict(self._last)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the last measurement, in plain types."""
+        return {"last": self.result()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        self._last = {str(name): int(size) for name, size in state["last"].items()}
+
+    def after_training_exp(self, strategy: Any) -> list[MetricValue]:
+        """Measure and log."""
+        self._last = stored_bytes(strategy)
+        step = strategy.clock.train_iterations
+        values: list[MetricValue] = []
+        for name, size in self._last.items():
+            part = "" if name == "total" else f"/{name}"
+            columns = {"metric": f"stored_bytes{part}", "stream": "train"}
+            values.append(PlacedValue(self, f"StoredBytes{part}", size, step, columns))
+        return values

@@ -1,0 +1,59 @@
+"""The host's synaptic intelligence, working on every device."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+from avalanche.training.plugins import SynapticIntelligencePlugin as HostSynapticIntelligencePlugin
+
+from avalanche_vlm._checks import check_number
+
+
+@final
+class SynapticIntelligencePlugin(HostSynapticIntelligencePlugin):
+    r"""Synaptic intelligence (SI): the host's plugin, with copies of the weights it compares with.
+
+    .. math:: L = \frac{\lambda}{2} \sum_k \Omega_k (\theta_k - \tilde\theta_k)^2
+
+    with the weights θ̃ at the end of the last experience, and importances Ω from how much each
+    weight's path through training lowered the loss.
+
+    The host keeps the weights before each step, and those at the start of an experience, as views of
+    the live ones where these are on the CPU: no weight ever seems to have moved, no importance grows,
+    and the result is that of naive training.
+
+    Args:
+        si_lambda: λ.
+        eps: added to the squared distance that a weight has moved, to divide by.
+
+    Raises:
+        TypeError: an argument is no number.
+        ValueError: ``si_lambda`` is negative, or ``eps`` not above 0.
+
+    References:
+        Zenke et al., Continual Learning Through Synaptic Intelligence, ICML 2017, equations 4 and 5;
+        the host's ``SynapticIntelligencePlugin``.
+
+    Deviations:
+        As the host's: importances are at most 0.001, and gradients include that of the penalty.
+
+    >>> SynapticIntelligencePlugin(si_lambda=100.0).si_lambda
+    [100.0]
+    """
+
+    def __init__(self, si_lambda: float, *, eps: float = 1e-7) -> None:
+        check_number("si_lambda", si_lambda, at_least=0)
+        check_number("eps", eps, above=0)
+        super().__init__(si_lambda, eps)
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Keep the weights at the start of the experience."""
+        super().before_training_exp(strategy, **kwargs)
+        for anchor in self.ewc_data[0].values():
+            anchor.data = anchor.data.clone()
+
+    def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        """Keep the weights before the step."""
+        super().before_training_iteration(strategy, **kwargs)
+        for old in self.syn_data["old_theta"].values():
+            old.data = old.data.clone()

@@ -1,0 +1,186 @@
+"""Hyper-parameters chosen on validation data and class orders that no reported number comes from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from avalanche.benchmarks import CLScenario
+from rich.console import Console
+from rich.progress import Progress
+
+from avalanche_vlm._checks import check_count, check_number, check_type, wrong_type, wrong_value
+from avalanche_vlm._host import experience_classes
+from avalanche_vlm.selection.choice import CandidateScores, Choice
+from avalanche_vlm.selection.hidden_streams import HiddenStreamError, hide_reported_streams
+
+ClassOrder = tuple[frozenset[int], ...]
+
+
+def choose_hyperparameters(
+    candidates: Iterable[Mapping[str, Any]],
+    *,
+    make_benchmark: Callable[[int], Any],
+    train_and_score: Callable[..., float],
+    selection_seeds: Sequence[int],
+    reported_seeds: Sequence[int],
+    validation_fraction: float = 0.1,
+) -> Choice:
+    """Return the candidate with the highest mean validation score, and the record of the choice.
+
+    Every candidate meets the same selection seeds. For each of them a validation stream is cut from
+    the train stream of ``make_benchmark(seed)``, and every other stream is taken away: a run that
+    asks for ``benchmark.test_stream`` stops everything with `HiddenStreamError`. A candidate that
+    raises another error, or whose score is not finite, is recorded as failed; the others go on.
+
+    Neither the seeds nor the class orders of selection may be reported ones: hyper-parameters that
+    were chosen on an order fit that order. For this comparison the benchmark of each seed, reported
+    ones included, is built once more, and the classes of its train experiences are read; of a
+    reported benchmark nothing else is looked at. Where all experiences have the same classes there
+    is no order, and only the seeds are compared.
+
+    Args:
+        candidates: dictionaries of hyper-parameters, for instance
+            ``sklearn.model_selection.ParameterGrid({"lr": [0.1, 0.01], "epochs": [1, 5]})``.
+        make_benchmark: seed -> benchmark, with a class order that depends on the seed.
+        train_and_score: called as ``train_and_score(benchmark, seed=seed, **candidate)``; trains on
+            ``benchmark.train_stream`` and returns a score on ``benchmark.valid_stream``, higher is
+            better. It sets whatever random state it uses from the seed.
+        selection_seeds: seeds to choose on.
+        reported_seeds: seeds of the numbers that will be reported.
+        validation_fraction: see `with_validation_stream`.
+
+    Raises:
+        TypeError: an argument is of a wrong type.
+        ValueError: no candidate, seeds or class orders in both groups, a fraction out of range.
+        RuntimeError: all candidates failed.
+        HiddenStreamError: ``train_and_score`` asked for a stream other than the two.
+
+    >>> import torch
+    >>> from avalanche_vlm.benchmarks import tensor_benchmark
+    >>> pair = (torch.eye(8), [0, 1, 2, 3, 0, 1, 2, 3])
+    >>> def make_benchmark(seed):
+    ...     return tensor_benchmark(pair, pair, class_names=list("abcd"), n_experiences=4, seed=seed)
+    >>> def train_and_score(benchmark, *, seed, lr):
+    ...     return 1 - abs(lr - 0.1)  # train on benchmark.train_stream, score on benchmark.valid_stream
+    >>> choice = choose_hyperparameters(
+    ...     [{"lr": 1.0}, {"lr": 0.1}], make_benchmark=make_benchmark, train_and_score=train_and_score,
+    ...     selection_seeds=[10, 11], reported_seeds=[0, 1, 2])
+    >>> choice.best
+    {'lr': 0.1}
+    """
+    checked = _check_candidates(candidates)
+    check_number("validation_fraction", validation_fraction, above=0)
+    if validation_fraction >= 1:
+        raise wrong_value("validation_fraction", "a number below 1", validation_fraction)
+    for name, function in (("make_benchmark", make_benchmark), ("train_and_score", train_and_score)):
+        if not callable(function):
+            raise wrong_type(name, "a function", function)
+    seeds = _check_seeds("selection_seeds", selection_seeds)
+    reported = _check_seeds("reported_seeds", reported_seeds)
+    shared = sorted(set(seeds) & set(reported))
+    if shared:
+        raise wrong_value("selection_seeds", "seeds that are not reported", f"{shared} in both")
+    compared = _check_class_orders(make_benchmark, seeds, reported)
+    scores: list[CandidateScores] = []
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("candidates", total=len(checked) * len(seeds))
+        for index, candidate in enumerate(checked):
+            by_seed: dict[int, float] = {}
+            failure = None
+            for seed in seeds:
+                benchmark = hide_reported_streams(_made(make_benchmark, seed), validation_fraction, seed)
+                score, failure = _score(train_and_score, benchmark, seed, candidate)
+                if failure is not None:
+                    break
+                by_seed[seed] = score
+                progress.advance(task)
+            scores.append(CandidateScores(candidate, by_seed, failure))
+            progress.update(task, completed=(index + 1) * len(seeds))
+    ranked = [(each.mean, each.hyperparameters) for each in scores if each.mean is not None]
+    if not ranked:
+        reasons = "; ".join(f"{each.hyperparameters}: {each.failure}" for each in scores[:5])
+        raise RuntimeError(f"All {len(scores)} candidates failed, so none can be chosen. {reasons}")
+    best = max(ranked, key=lambda pair: pair[0])[1]  # the first of equals
+    return Choice(best, tuple(scores), seeds, reported, float(validation_fraction), compared)
+
+
+def _check_candidates(candidates: Any) -> list[dict[str, Any]]:
+    if isinstance(candidates, (Mapping, str)) or not isinstance(candidates, Iterable):
+        advice = "For a grid: sklearn.model_selection.ParameterGrid(...)."
+        raise wrong_type("candidates", "a list of dictionaries", candidates, advice)
+    checked: list[dict[str, Any]] = []
+    for candidate in candidates:
+        if not isinstance(candidate, Mapping):
+            raise wrong_type("candidates", "a list of dictionaries", candidate)
+        taken = [name for name in candidate if not isinstance(name, str) or name in ("benchmark", "seed")]
+        if taken:
+            expected = "dictionaries from names of arguments, other than 'benchmark' and 'seed', to values"
+            raise wrong_value("candidates", expected, repr(taken[0]))
+        checked.append(dict(candidate))
+    if not checked:
+        raise wrong_value("candidates", "at least one dictionary", "none")
+    return checked
+
+
+def _check_seeds(argument: str, seeds: Any) -> tuple[int, ...]:
+    if isinstance(seeds, str) or not isinstance(seeds, Iterable):
+        raise wrong_type(argument, "a list of whole numbers", seeds)
+    checked: list[int] = []
+    for seed in seeds:
+        check_count(argument, seed, at_least=0)
+        checked.append(int(seed))
+    if not checked or len(set(checked)) < len(checked):
+        raise wrong_value(argument, "at least one seed, and none twice", checked)
+    return tuple(checked)
+
+
+def _made(make_benchmark: Callable[[int], Any], seed: int) -> CLScenario[Any]:
+    benchmark = make_benchmark(seed)
+    check_type("make_benchmark", benchmark, CLScenario, "It returns a benchmark for a seed.")
+    return benchmark
+
+
+def _check_class_orders(
+    make_benchmark: Callable[[int], Any], seeds: Sequence[int], reported: Sequence[int]
+) -> bool:
+    """Refuse a class order in both groups; return whether there is any order to compare."""
+    orders: dict[ClassOrder, int] = {}
+    for seed in reported:
+        orders.setdefault(_class_order(_made(make_benchmark, seed)), seed)
+    compared = False
+    for seed in seeds:
+        order = _class_order(_made(make_benchmark, seed))
+        if len(set(order)) == 1:
+            continue  # the same classes throughout
+        compared = True
+        if order in orders:
+            raise wrong_value(
+                "selection_seeds",
+                "seeds whose class orders are not reported",
+                f"seed {seed}, with the class order of the reported seed {orders[order]}",
+                "Take another seed. If make_benchmark gives every seed the same order, as a preset does, let "
+                "it draw other orders for the seeds of selection.",
+            )
+    return compared
+
+
+def _class_order(benchmark: CLScenario[Any]) -> ClassOrder:
+    return tuple(
+        frozenset(experience_classes(experience).tolist()) for experience in benchmark.streams["train"]
+    )
+
+
+def _score(
+    train_and_score: Callable[..., Any], benchmark: Any, seed: int, candidate: dict[str, Any]
+) -> tuple[float, str | None]:
+    """Return the score, and why it does not count or None."""
+    try:
+        score = float(train_and_score(benchmark, seed=seed, **candidate))
+    except HiddenStreamError:
+        raise
+    except Exception as error:
+        return math.nan, f"{type(error).__name__} with seed {seed}: {error}"
+    return score, None if math.isfinite(score) else f"score {score} with seed {seed}"
