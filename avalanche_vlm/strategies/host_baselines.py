@@ -47,8 +47,9 @@ def host_baselines(*, memory_size: int, n_experiences: int) -> dict[str, Strateg
     AGEM                   ``AGEM``, with an equal share of the
                            memory for each experience
     GDumb                  ``Naive``, `GDumbPlugin`
-    DER                    ``DER``, beta 0.5                           ``alpha=0.1``
-    ER-ACE                 ``ER_ACE``, 32 of the memory a batch
+    DER                    ``DER``, beta 0.5, at most 32 of the        ``alpha=0.1``
+                           memory a batch
+    ER-ACE                 ``ER_ACE``, the same
     replay                 ``Replay``: balanced over experiences
     replay, class-balanced ``Naive``, ``ReplayPlugin``, ``ClassBalancedBuffer``
     replay, parametric     ``Naive``, ``ReplayPlugin``, ``ParametricBuffer`` by class
@@ -76,6 +77,8 @@ def host_baselines(*, memory_size: int, n_experiences: int) -> dict[str, Strateg
     check_count("memory_size", memory_size)
     check_count("n_experiences", n_experiences)
     by_class = partial(ParametricBuffer, groupby="class")
+    # Where the memory is smaller than this, these two never replay, and say nothing.
+    memory_batch = min(memory_size, 32)
     builders: dict[str, StrategyBuilder] = {
         "naive": Naive,
         "EWC": partial(EWC, ewc_lambda=100.0),
@@ -84,8 +87,8 @@ def host_baselines(*, memory_size: int, n_experiences: int) -> dict[str, Strateg
         "LwF": partial(LwF, alpha=5.0, temperature=2.0),
         "AGEM": partial(AGEM, patterns_per_exp=max(memory_size // n_experiences, 1), sample_size=64),
         "GDumb": partial(_gdumb, memory_size),
-        "DER": partial(DER, mem_size=memory_size, alpha=0.1, beta=0.5),
-        "ER-ACE": partial(ER_ACE, mem_size=memory_size, batch_size_mem=32),
+        "DER": partial(DER, mem_size=memory_size, batch_size_mem=memory_batch, alpha=0.1, beta=0.5),
+        "ER-ACE": partial(ER_ACE, mem_size=memory_size, batch_size_mem=memory_batch),
         "replay": partial(Replay, mem_size=memory_size),
         "replay, class-balanced": partial(_replay, ClassBalancedBuffer, memory_size),
         "replay, parametric": partial(_replay, by_class, memory_size),

@@ -1,0 +1,159 @@
+"""What the samples of a data set are, told without reading every file each time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+import time
+import warnings
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import TensorDataset
+from torchvision.datasets import DatasetFolder, ImageFolder
+
+from avalanche_vlm._checks import wrong_type
+from avalanche_vlm.benchmarks.class_folders import LabelledFiles
+from avalanche_vlm.benchmarks.labelled_tensors import LabelledTensors
+from avalanche_vlm.embedding.seeding import seeded
+from avalanche_vlm.embedding.transform_description import describe_transform
+
+# A file that changes again within the resolution of its time stamp would keep its stamp.
+_SETTLED_NS = 2_000_000_000
+
+
+def leaf_transforms(leaf: Any) -> Any:
+    """Return the description of what a data set itself does to x, as far as `sample_digests` needs it."""
+    if type(leaf) in (DatasetFolder, ImageFolder):
+        return [describe_transform(leaf.loader), describe_transform(leaf.transform)]
+    return None
+
+
+def sample_digests(leaf: Any, rows: Sequence[int], index: FileIndex) -> list[bytes]:
+    """Return the SHA-256 (32 bytes) of the x of each given sample of a data set.
+
+    - A tensor in memory: its dtype, shape and bytes.
+    - A file: its bytes, wherever it lies. They are read once, and again when the size or the time
+      stamp of the file is another (see `FileIndex`).
+    - Any other data set: x as the data set returns it, which is read every time; randomness in it
+      is seeded by the row.
+
+    Args:
+        leaf: the data set that holds the samples.
+        rows: which samples.
+        index: the digests of files that are known.
+
+    Raises:
+        TypeError: x is no picture, tensor or array.
+    """
+    if type(leaf) in (LabelledTensors, TensorDataset):
+        x = leaf.x if isinstance(leaf, LabelledTensors) else leaf.tensors[0]
+        return [_digest(x[row]) for row in rows]
+    if isinstance(leaf, LabelledFiles):
+        return index.digests([leaf.paths[row] for row in rows])
+    if type(leaf) in (DatasetFolder, ImageFolder):
+        return index.digests([leaf.samples[row][0] for row in rows])
+    digests: list[bytes] = []
+    for row in rows:
+        with seeded(row):
+            digests.append(_digest(leaf[row][0]))
+    return digests
+
+
+def _digest(x: Any) -> bytes:
+    if isinstance(x, Image.Image):
+        return _sha256(["image", x.mode, x.size], x.tobytes())
+    if isinstance(x, np.ndarray):
+        x = torch.from_numpy(np.ascontiguousarray(x))
+    if not isinstance(x, Tensor):
+        raise wrong_type("benchmark", "data sets of pictures, tensors or arrays", x)
+    plain = x.detach().cpu().contiguous()
+    return _sha256([str(x.dtype), list(x.shape)], plain.reshape(-1).view(torch.uint8).numpy().data)
+
+
+def _sha256(header: Any, content: Any) -> bytes:
+    digest = hashlib.sha256(json.dumps(header).encode())
+    digest.update(content)
+    return digest.digest()
+
+
+@final
+class FileIndex:
+    """The digests of files that were read earlier, in a small data base beside the embeddings.
+
+    A file counts as unchanged while its path, its size and its time stamp (nanoseconds) are; a file
+    whose stamp is younger than two seconds is read but not remembered. So what goes unnoticed is
+    only a change that keeps the size and sets the old time stamp again. The data base is a
+    convenience: where it cannot be read or written, every file is read.
+
+    Args:
+        path: of the data base.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def digests(self, paths: Sequence[str]) -> list[bytes]:
+        """Return the SHA-256 of the content of each file."""
+        paths = [os.path.abspath(path) for path in paths]
+        stamps = {path: _stamp(path) for path in paths}
+        known = self._known(stamps)
+        new: dict[str, bytes] = {}
+        for path in stamps:
+            if path not in known:
+                new[path] = hashlib.sha256(Path(path).read_bytes()).digest()
+        now = time.time_ns()
+        self._remember(
+            (path, *stamps[path], digest)
+            for path, digest in new.items()
+            if now - stamps[path][1] > _SETTLED_NS and _stamp(path) == stamps[path]
+        )
+        return [known.get(path) or new[path] for path in paths]
+
+    def _known(self, stamps: dict[str, tuple[int, int]]) -> dict[str, bytes]:
+        if not self.path.exists():
+            return {}
+        try:
+            with closing(sqlite3.connect(self.path, timeout=60)) as base:
+                rows = base.execute("SELECT path, size, mtime_ns, digest FROM files").fetchall()
+        except sqlite3.Error as error:
+            warnings.warn(
+                f"The index of files {self.path} is unreadable ({error}); files are read.", stacklevel=2
+            )
+            return {}
+        return {path: digest for path, size, stamp, digest in rows if stamps.get(path) == (size, stamp)}
+
+    def _remember(self, rows: Iterable[tuple[str, int, int, bytes]]) -> None:
+        rows = list(rows)
+        if not rows:
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._write(rows)
+        except sqlite3.OperationalError:
+            return  # read-only or busy
+        except sqlite3.DatabaseError:
+            self.path.unlink(missing_ok=True)
+        except OSError:
+            return  # the folder of the embeddings says so itself, when it must be written to
+
+    def _write(self, rows: list[tuple[str, int, int, bytes]]) -> None:
+        with closing(sqlite3.connect(self.path, timeout=60)) as base, base:
+            base.execute(
+                "CREATE TABLE IF NOT EXISTS files "
+                "(path TEXT PRIMARY KEY, size INT, mtime_ns INT, digest BLOB)"
+            )
+            base.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", rows)
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    status = Path(path).stat()
+    return status.st_size, status.st_mtime_ns
