@@ -52,7 +52,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--memory-per-class", type=int, default=5)
     parser.add_argument("--root", type=Path, default=Path("data"), help="where the data sets are")
     parser.add_argument("--download", action="store_true", help="fetch what is missing")
     parser.add_argument("--device", default="cpu")
@@ -62,7 +61,8 @@ def main() -> None:
     logging.captureWarnings(True)  # the host's notes on its own next version
     arguments.output.mkdir(parents=True, exist_ok=True)
     results = arguments.output / "results.csv"
-    results.unlink(missing_ok=True)
+    for old in arguments.output.glob("results.*"):
+        old.unlink()  # the logger appends
     preset, _, name = arguments.stream.partition(":")
     if preset not in PRESETS and preset != "small-world":
         parser.error(f"--stream: small-world or one of {', '.join(f'{key}:NAME' for key in PRESETS)}")
@@ -73,7 +73,7 @@ def main() -> None:
         for method in arguments.methods:
             torch.manual_seed(seed)
             model, benchmark = build(setting, seed, arguments)
-            size = arguments.memory_per_class * len(model.class_names)
+            size = 5 * len(model.class_names)
             builders = host_baselines(memory_size=size, n_experiences=len(benchmark.train_stream))
             logger = report.ResultsLogger(results, method=method, benchmark=arguments.stream, seed=seed)
             metrics = [*continual_metrics(spaces=(space, "all")), MemoryMetric()]

@@ -32,6 +32,8 @@ DEFAULT = Path(os.environ.get("AVALANCHE_VLM_DATA", ".")) / "clip_vitb32_feature
 def load(path: Path, name: str):
     """Return train and test pairs, names and text embeddings of the classes that have one."""
     with np.load(path, allow_pickle=False) as data:
+        if f"{name}/text" not in data:
+            raise SystemExit(f"no {name} in {path}, but {sorted({key.split('/')[0] for key in data})}")
         arrays = {key.partition("/")[2]: data[key] for key in data if key.startswith(f"{name}/")}
     text = torch.from_numpy(arrays["text"]).float()
     kept = text.any(dim=1)
@@ -53,7 +55,6 @@ def main() -> None:
     parser.add_argument("--dataset", default="caltech101")
     parser.add_argument("--experiences", type=int, default=7, help="must divide the number of classes")
     parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of class order and training")
     parser.add_argument("--output", type=Path, default=Path("results"))
     parser.add_argument("--smoke", action="store_true", help="a few seconds, to see that everything runs")
@@ -63,23 +64,23 @@ def main() -> None:
     logging.captureWarnings(True)  # the host's notes on its own next version
     arguments.output.mkdir(parents=True, exist_ok=True)
     results = arguments.output / "results.csv"
-    results.unlink(missing_ok=True)
+    for old in arguments.output.glob("results.*"):
+        old.unlink()  # the logger appends
     train, test, names, text = load(arguments.features, arguments.dataset)
+    epochs = 1 if arguments.smoke else arguments.epochs
 
-    for seed in arguments.seeds[: 1 if arguments.smoke else None]:
+    for seed in [0] if arguments.smoke else arguments.seeds:
         for method in METHODS:
             torch.manual_seed(seed)
-            benchmark = tensor_benchmark(
-                train, test, class_names=names, n_experiences=arguments.experiences, seed=seed
-            )
+            stream = {"class_names": names, "n_experiences": arguments.experiences, "seed": seed}
+            benchmark = tensor_benchmark(train, test, **stream)
             model = CLIPClassifier(EmbeddingBackbone(text.shape[1]), CosineHead(TextFeatureHead(text)))
             model.set_classes(class_names(benchmark))
             logger = ResultsLogger(results, method=method, benchmark=arguments.dataset, seed=seed)
             evaluator = EvaluationPlugin(continual_metrics(spaces=("seen", "all")), loggers=[logger])
             common = {"model": model, "train_mb_size": 128, "eval_mb_size": 512, "evaluator": evaluator}
-            common |= {"train_epochs": 1 if arguments.smoke else arguments.epochs}
-            common |= {"criterion": LabelSpaceCrossEntropy("seen")}
-            optimizer = torch.optim.AdamW(model.parameters(), lr=arguments.lr, weight_decay=0.0)
+            common |= {"train_epochs": epochs, "criterion": LabelSpaceCrossEntropy("seen")}
+            optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
             if method == "zero-shot":
                 strategy = ZeroShot(**common)
             elif method == "LwF":

@@ -53,7 +53,8 @@ def main() -> None:
     logging.captureWarnings(True)  # the host's notes on its own next version
     arguments.output.mkdir(parents=True, exist_ok=True)
     results = arguments.output / "results.csv"
-    results.unlink(missing_ok=True)
+    for old in arguments.output.glob("results.*"):
+        old.unlink()  # the logger appends
     images = arguments.images or draw_pictures(arguments.output / "pictures", 5 if arguments.smoke else 40)
 
     for method in ("zero-shot", "replay"):

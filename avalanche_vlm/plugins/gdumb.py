@@ -14,7 +14,8 @@ class GDumbPlugin(HostGDumbPlugin):
     """GDumb: in each experience a model is trained from scratch, on a class-balanced memory alone.
 
     "Scratch" is the model as it was at the first training: for a pretrained model its pretrained
-    weights.
+    weights. What is trained are copies: afterwards the model is ``strategy.model``, and not the object
+    that the strategy was given.
 
     The host also adapts the fresh model to each experience that is *evaluated*, as if it were trained
     on, and trains copies of it: after one evaluation of the whole test stream all classes count as
