@@ -1,6 +1,11 @@
+import gc
 import io
 import json
+import pickle
+import traceback
+import weakref
 from dataclasses import FrozenInstanceError
+from functools import wraps
 
 import pytest
 import torch
@@ -137,15 +142,45 @@ def test_every_candidate_meets_the_same_seeds_and_the_same_data():
     [
         lambda benchmark: benchmark.test_stream,
         lambda benchmark: benchmark.streams["test"],
-        lambda benchmark: getattr(benchmark, "test_stream", None),
+        lambda benchmark: benchmark.streams.get("test"),
+        lambda benchmark: benchmark.streams.get("test", None),
         lambda benchmark: benchmark.train_stream[0].origin_stream.benchmark.test_stream,
         lambda benchmark: with_validation_stream(benchmark, name="more").test_stream,
     ],
-    ids=["attribute", "streams", "with default", "through an experience", "copied"],
+    ids=["attribute", "streams", "get", "with default", "through an experience", "copied"],
 )
 def test_the_test_stream_cannot_be_had(make_benchmark, ask):
     with pytest.raises(HiddenStreamError, match="not available while hyper-parameters are chosen"):
         choose([{"value": 1}], lambda benchmark, seed, value: ask(benchmark), make_benchmark)
+
+
+@pytest.mark.parametrize("make_benchmark", [class_incremental, domains, from_datasets])
+def test_whether_there_is_a_test_stream_may_be_asked(make_benchmark):
+    def ask(benchmark, *, seed, value):
+        assert not hasattr(benchmark, "test_stream")
+        assert getattr(benchmark, "test_stream", None) is None
+        assert "test" not in benchmark.streams
+        assert benchmark.streams.get("valid") is benchmark.valid_stream
+        return 0.0
+
+    assert choose([{"value": 1}], ask, make_benchmark).scores[0].failure is None
+
+
+def test_rows_of_the_test_data_are_hidden_too():
+    assert class_incremental(0).test_exps_patterns_assignment
+    with pytest.raises(HiddenStreamError):
+        choose([{"value": 1}], lambda benchmark, seed, value: benchmark.test_exps_patterns_assignment)
+
+
+def test_data_sets_can_be_pickled_and_the_benchmark_cannot():
+    def look(benchmark, *, seed, value):
+        data = pickle.loads(pickle.dumps(benchmark.valid_stream[0].dataset))
+        assert torch.equal(data[0][0], benchmark.valid_stream[0].dataset[0][0])
+        with pytest.raises((pickle.PicklingError, AttributeError)):
+            pickle.dumps(benchmark)
+        return 0.0
+
+    assert choose([{"value": 1}], look).scores[0].failure is None
 
 
 @pytest.mark.parametrize("make_benchmark", [class_incremental, domains])
@@ -221,6 +256,98 @@ def test_a_candidate_that_fails_is_recorded_and_the_others_go_on():
         choose([{"value": "raises"}, {"value": "infinite"}], fail)
 
 
+def test_the_first_error_is_the_cause_where_all_fail():
+    def fail(benchmark, *, seed, value):
+        if value == "nan":
+            return float("nan")
+        raise ZeroDivisionError(value)
+
+    with pytest.raises(RuntimeError, match="All 3 candidates failed") as caught:
+        choose([{"value": value} for value in ("nan", "first", "second")], fail)
+    cause = caught.value.__cause__
+    assert isinstance(cause, ZeroDivisionError)
+    assert str(cause) == "first"
+    assert "raise ZeroDivisionError(value)" in "".join(traceback.format_exception(cause))
+    with pytest.raises(RuntimeError) as caught:
+        choose([{"value": "nan"}], fail)
+    assert caught.value.__cause__ is None
+
+
+def test_a_failed_candidate_leaves_no_model_behind():
+    models = []
+
+    def fail(benchmark, *, seed, value):
+        gc.collect()
+        alive.append(sum(model() is not None for model in models))
+        model = torch.nn.Linear(1, 1)
+        models.append(weakref.ref(model))
+        try:
+            raise KeyError(value)
+        except KeyError as error:
+            raise ValueError(value) from error
+
+    alive = []
+    with pytest.raises(RuntimeError):
+        choose([{"value": value} for value in range(3)], fail)
+    assert alive == [0, 0, 0]
+
+
+def test_an_error_may_be_its_own_cause():
+    def fail(benchmark, *, seed, value):
+        error = KeyError(value)
+        raise error from error
+
+    with pytest.raises(RuntimeError, match="All 1 candidates failed"):
+        choose([{"value": 1}], fail)
+
+
+@pytest.mark.parametrize(
+    ("function", "candidate", "sentence"),
+    [
+        (lambda benchmark, seed: 0.0, {"lr": 1}, "seed=seed, lr=....*unexpected keyword argument 'lr'"),
+        (lambda benchmark, lr: 0.0, {"lr": 1}, "unexpected keyword argument 'seed'"),
+        (lambda benchmark, seed, lr, epochs: 0.0, {"lr": 1}, "missing a required argument: 'epochs'"),
+        (lambda seed, lr: 0.0, {"lr": 1}, "multiple values for argument 'seed'"),
+    ],
+)
+def test_a_function_that_cannot_take_a_candidate_is_refused_at_once(function, candidate, sentence):
+    def never(seed):
+        raise AssertionError("a benchmark was made")
+
+    with pytest.raises(TypeError, match=f"`train_and_score` must be .*{sentence}"):
+        choose([candidate], function, never)
+
+
+def test_what_a_decorator_takes_counts_and_not_what_it_wraps():
+    def with_epochs(function):
+        @wraps(function)
+        def wrapper(benchmark, *, seed, value):
+            return function(benchmark, seed=seed, value=value, epochs=3)
+
+        return wrapper
+
+    @with_epochs
+    def score(benchmark, *, seed, value, epochs):
+        return value * epochs
+
+    assert choose([{"value": 2}], score).scores[0].mean == 6
+
+
+def test_what_a_run_changes_changes_no_record():
+    given = {"value": 1, "head": {"layers": [1, 2]}}
+    met = []
+
+    def change(benchmark, *, seed, value, head):
+        met.append(list(head["layers"]))
+        head["layers"].append(seed)
+        return 0.0
+
+    choice = choose([given], change)
+    assert met == [[1, 2], [1, 2]]
+    given["head"]["layers"].clear()
+    assert choice.best == choice.scores[0].hyperparameters == {"value": 1, "head": {"layers": [1, 2]}}
+
+
 def test_the_record_is_json_and_a_table():
     def score(benchmark, *, seed, value, kind=None):
         return value / (seed - 9)
@@ -246,6 +373,7 @@ def test_the_record_is_json_and_a_table():
         ("candidates", [], ValueError),
         ("candidates", [3], TypeError),
         ("candidates", [{"seed": 1}], ValueError),
+        ("candidates", [{"value": (letter for letter in "abc")}], ValueError),
         ("make_benchmark", 3, TypeError),
         ("make_benchmark", lambda seed: seed, TypeError),
         ("train_and_score", 3, TypeError),

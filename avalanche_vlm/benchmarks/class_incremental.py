@@ -89,14 +89,20 @@ def class_incremental(
 
     Raises:
         TypeError: an argument is of a wrong type.
-        ValueError: a label without a name, a class of the order without samples, an order with
-            duplicates or unknown ids, or classes that cannot be dealt out as asked.
+        ValueError: a label without a name or a name without samples, a class of the order without
+            samples, an order with duplicates or unknown ids, or classes that cannot be dealt out as
+            asked.
     """
     names = class_names if isinstance(class_names, ClassNames) else ClassNames(class_names)
     check_stream_arguments(task_labels, train_transform, eval_transform)
+    # Names first: one too few or too many makes the number of classes wrong, and with it what the
+    # later checks would say about the order and the experiences.
+    present = _present_labels(train, test, names)
+    if class_order is None:
+        _check_every_name_used(names, present)
     order = _class_order(len(names), class_order, seed)
+    _check_present(present, order, names)
     counts = _class_counts(len(order), n_experiences, classes_per_experience)
-    check_every_class_present(train, test, order, names)
     return nc_benchmark(
         host_dataset(train, names),
         host_dataset(test, names),
@@ -140,19 +146,48 @@ def check_every_class_present(
     train: Any, test: Any, classes: Iterable[int], names: ClassNames, where: str = ""
 ) -> None:
     """Raise `ValueError` unless all labels have names, and all ``classes`` samples in both data sets."""
+    _check_present(_present_labels(train, test, names, where), classes, names, where)
+
+
+def _present_labels(train: Any, test: Any, names: ClassNames, where: str = "") -> dict[str, set[int]]:
+    """Return the labels of both parts, all of which have names."""
+    present = {
+        argument: {int(label) for label in dataset.targets}
+        for argument, dataset in (("train", train), ("test", test))
+    }
+    for argument, labels in present.items():
+        check_labels(names, labels, f"`{argument}`{where}")
+    return present
+
+
+def _check_every_name_used(names: ClassNames, present: dict[str, set[int]]) -> None:
+    unused = set(range(len(names))) - set[int]().union(*present.values())
+    if unused:
+        raise wrong_value(
+            "class_names",
+            "names of classes with samples",
+            f"{len(names)} names, and in `train` and `test` no sample of {_listed(unused, names)}",
+            "Remove the names or add samples. Classes that are left out on purpose: pass `class_order`.",
+        )
+
+
+def _check_present(
+    present: dict[str, set[int]], classes: Iterable[int], names: ClassNames, where: str = ""
+) -> None:
     wanted = set(classes)
-    for argument, dataset in (("train", train), ("test", test)):
-        present = {int(label) for label in dataset.targets}
-        place = f"`{argument}`{where}"
-        check_labels(names, present, place)
-        absent = [f"{index} ({names[index]!r})" for index in sorted(wanted - present)]
-        if absent:
+    for argument, labels in present.items():
+        if wanted - labels:
             raise wrong_value(
                 argument,
                 f"data with samples of every class{where}",
-                f"none of {', '.join(absent[:5])}{', ...' if len(absent) > 5 else ''}",
+                f"none of {_listed(wanted - labels, names)}",
                 "Add samples, or leave the class out (of `class_order`, or of the data and the names).",
             )
+
+
+def _listed(classes: Iterable[int], names: ClassNames) -> str:
+    shown = [f"{index} ({names[index]!r})" for index in sorted(classes)]
+    return ", ".join(shown[:5]) + (", ..." if len(shown) > 5 else "")
 
 
 def _class_order(class_count: int, class_order: Sequence[int] | None, seed: int | None) -> list[int]:

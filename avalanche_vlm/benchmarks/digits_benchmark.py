@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from avalanche.benchmarks.scenarios.deprecated.new_classes import NCScenario
-from sklearn.datasets import load_digits  # pyright: ignore[reportUnknownVariableType]
 from typing_extensions import Unpack
 
 from avalanche_vlm.benchmarks.class_incremental import ClassIncrementalArguments, class_incremental
@@ -41,6 +40,9 @@ def digits_benchmark(
     >>> tuple(x.shape), x.dtype
     ((3, 8, 8), torch.uint8)
     """
+    # Not at the top: scikit-learn takes long to import, and no other benchmark needs it.
+    from sklearn.datasets import load_digits  # pyright: ignore[reportUnknownVariableType]
+
     pixels, labels = load_digits(return_X_y=True)
     grey = np.rint(np.asarray(pixels) * (255 / 16)).astype(np.uint8)
     x = np.repeat(grey.reshape(-1, 1, 8, 8), 3, axis=1)

@@ -117,7 +117,6 @@ def domain_folder_benchmark(
             train_transform=model.train_transform, eval_transform=model.eval_transform,
         )
     """
-    check_image_transforms(stream.get("train_transform"), stream.get("eval_transform"))
     found = class_folders(root, "root")
     if isinstance(domains, str):
         raise wrong_type("domains", "a list of domain folders", domains)
@@ -128,6 +127,7 @@ def domain_folder_benchmark(
         advice = close_names(unknown[0], found) if unknown else ""
         raise wrong_value("domains", f"folders in {str(root)!r}, each at most once", got, advice)
     folders = class_folders(Path(root).expanduser() / chosen[0], "root")
+    check_image_transforms(stream.get("train_transform"), stream.get("eval_transform"))
     names = names_of_folders(folders, class_names)
     datasets = {
         domain: split_files(

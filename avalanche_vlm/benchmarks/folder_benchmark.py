@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from avalanche.benchmarks.scenarios.deprecated.new_classes import NCScenario
 from typing_extensions import Unpack
@@ -23,6 +24,7 @@ from avalanche_vlm.benchmarks.class_incremental import (
 from avalanche_vlm.benchmarks.stratified_split import stratified_split
 
 DEFAULT_TEST_FRACTION = 0.2
+_TEST_PARTS = ("test", "val", "valid", "validation")
 
 
 def folder_benchmark(
@@ -59,9 +61,9 @@ def folder_benchmark(
     Raises:
         TypeError: an argument is of a wrong type.
         ValueError: no such folder, no class folders, a class folder without images, class folders
-            that differ between ``train`` and ``test``, names that do not fit the folders, a class
-            with too few images to be split, no transform, or classes that cannot be dealt out as
-            asked.
+            that differ between ``train`` and ``test``, a folder whose folders are the parts of a data
+            set and not its classes, names that do not fit the folders, a class with too few images to
+            be split, no transform, or classes that cannot be dealt out as asked.
 
     Example::
 
@@ -70,8 +72,11 @@ def folder_benchmark(
             train_transform=model.train_transform, eval_transform=model.eval_transform,
         )
     """
-    check_image_transforms(stream.get("train_transform"), stream.get("eval_transform"))
     folders = class_folders(train, "train")
+    _check_no_parts(train, folders)
+    if test is not None:
+        class_folders(test, "test")
+    check_image_transforms(stream.get("train_transform"), stream.get("eval_transform"))
     names = names_of_folders(folders, class_names)
     train_files = read_class_folders(train, folders, "train")
     if test is None:
@@ -81,6 +86,22 @@ def folder_benchmark(
     else:
         test_files = read_class_folders(test, folders, "test")
     return class_incremental(train_files, test_files, names, **stream)
+
+
+def _check_no_parts(root: AnyPath, folders: Sequence[str]) -> None:
+    """Refuse ``root/{train,test}/class/image``, which would make two classes "train" and "test"."""
+    parts = {folder.lower(): Path(root).expanduser() / folder for folder in folders}
+    test = next((parts[part] for part in _TEST_PARTS if part in parts), None)
+    if "train" not in parts or test is None or not set(parts) <= {"train", *_TEST_PARTS}:
+        return
+    if any(path.is_dir() for path in parts["train"].iterdir()):  # else a class of that name
+        raise wrong_value(
+            "train",
+            "a folder with one folder of images per class",
+            f"{str(root)!r}, whose folders {', '.join(map(repr, folders))} are the parts of a data set",
+            f"Pass folder_benchmark({str(Path(root) / parts['train'].name)!r}, "
+            f"{str(Path(root) / test.name)!r}).",
+        )
 
 
 def check_image_transforms(train_transform: Transform | None, eval_transform: Transform | None) -> None:

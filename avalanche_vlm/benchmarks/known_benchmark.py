@@ -5,11 +5,10 @@ from __future__ import annotations
 from avalanche.benchmarks.scenarios.deprecated.new_classes import NCScenario
 from typing_extensions import Unpack
 
-from avalanche_vlm._checks import check_choice
 from avalanche_vlm.benchmarks.class_folders import AnyPath
 from avalanche_vlm.benchmarks.class_incremental import ClassIncrementalArguments, class_incremental
 from avalanche_vlm.benchmarks.folder_benchmark import check_image_transforms
-from avalanche_vlm.benchmarks.known_datasets import KNOWN_DATASETS, load_known_dataset
+from avalanche_vlm.benchmarks.known_datasets import KNOWN_DATASETS, check_known_dataset, load_known_dataset
 
 
 def known_benchmark(
@@ -28,7 +27,8 @@ def known_benchmark(
     through domains, is for `domain_folder_benchmark`.
 
     Args:
-        name: a key of `KNOWN_DATASETS`.
+        name: a key of `KNOWN_DATASETS`; case, spaces, "-" and "_" do not count, so that "CIFAR-100"
+            will do.
         root: the folder that holds the data set's folder (``KNOWN_DATASETS[name].folder``).
         download: let torchvision fetch the data if they are not there; where it cannot, the error
             says how to get them.
@@ -47,7 +47,7 @@ def known_benchmark(
             train_transform=model.train_transform, eval_transform=model.eval_transform,
         )
     """
-    check_choice("name", name, list(KNOWN_DATASETS))
+    name = check_known_dataset(name, root, download=download)
     if not KNOWN_DATASETS[name].in_memory:
         check_image_transforms(stream.get("train_transform"), stream.get("eval_transform"))
     train, test, names = load_known_dataset(name, root, download=download)

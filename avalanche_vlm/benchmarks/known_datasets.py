@@ -22,7 +22,7 @@ from torchvision.datasets import (
     StanfordCars,
 )
 
-from avalanche_vlm._checks import check_choice, check_type, wrong_value
+from avalanche_vlm._checks import check_type, wrong_value
 from avalanche_vlm.benchmarks.class_folders import AnyPath, LabelledFiles
 from avalanche_vlm.benchmarks.known_dataset_readers import (
     ClassFolders,
@@ -33,6 +33,7 @@ from avalanche_vlm.benchmarks.known_dataset_readers import (
 )
 from avalanche_vlm.benchmarks.labelled_tensors import LabelledTensors
 from avalanche_vlm.text import ClassNames, dataset_text
+from avalanche_vlm.text.dataset_name import dataset_name
 
 _RANDOM = (
     "no official parts: of N images sorted by path, int(0.8 · N) are drawn for training by "
@@ -194,7 +195,7 @@ def load_known_dataset(name: str, root: AnyPath, *, download: bool = False) -> N
     """Return both parts of a known data set, listed without opening an image, and its class names.
 
     Args:
-        name: a key of `KNOWN_DATASETS`.
+        name: a key of `KNOWN_DATASETS`, in any spelling: see `dataset_name`.
         root: the folder that holds the data set's folder.
         download: let torchvision fetch the data if they are not there and it can.
 
@@ -204,14 +205,9 @@ def load_known_dataset(name: str, root: AnyPath, *, download: bool = False) -> N
             set.
         RuntimeError: the download failed.
     """
-    check_choice("name", name, list(KNOWN_DATASETS))
-    check_type("root", root, (str, PathLike))
-    check_type("download", download, bool)
+    name = check_known_dataset(name, root, download=download)
     known, folder = KNOWN_DATASETS[name], Path(root).expanduser()
     fetch = download and known.downloadable
-    # Asked here, because some classes of torchvision make their folder before they miss the data.
-    if not fetch and not (folder / known.folder).is_dir():
-        raise _missing(name, folder)
     try:
         train, test, labels = known.read(folder, fetch)
     except (OSError, RuntimeError) as error:
@@ -220,18 +216,45 @@ def load_known_dataset(name: str, root: AnyPath, *, download: bool = False) -> N
                 f"Fetching the data set {name!r} into {str(folder)!r} failed ({error}). Try again, or get it "
                 f"from {known.page} and unpack it to {str(folder / known.folder)!r}."
             ) from error
-        raise _missing(name, folder) from error
+        raise _missing(name, folder, download) from error
     text = dataset_text(name)
     if labels is not None:
         text.check_labels(labels, repr(str(folder / known.folder)))
     return NamedParts(train, test, text.class_names)
 
 
-def _missing(name: str, root: Path) -> ValueError:
+def check_known_dataset(name: str, root: AnyPath, *, download: bool = False) -> str:
+    """Return the data set's key in `KNOWN_DATASETS`, before anything of it is read or fetched.
+
+    Args:
+        name: see `load_known_dataset`, as for the arguments that follow.
+        root: likewise.
+        download: likewise.
+
+    Raises:
+        TypeError: an argument is of a wrong type.
+        ValueError: an unknown name, or a folder that is missing and is not to be fetched.
+    """
+    name = dataset_name("name", name, KNOWN_DATASETS)
+    check_type("root", root, (str, PathLike))
+    check_type("download", download, bool)
+    known, folder = KNOWN_DATASETS[name], Path(root).expanduser()
+    # Asked here, because some classes of torchvision make their folder before they miss the data.
+    if not (download and known.downloadable) and not (folder / known.folder).is_dir():
+        raise _missing(name, folder, download)
+    return name
+
+
+def _missing(name: str, root: Path, download: bool) -> ValueError:
     known = KNOWN_DATASETS[name]
+    advice = [known.by_hand or "Pass download=True to fetch it"]
+    if download:
+        advice.insert(0, "It cannot be downloaded")
+    if isinstance(known.read, ClassFolders):  # nobody but the reader makes these parts
+        advice.append(f"Its parts: {known.split}")
     return wrong_value(
         "root",
         f"a folder with the data set {name!r} in its folder {known.folder!r}",
         f"{str(root)!r}, where it is missing or incomplete",
-        f"{known.by_hand or 'Pass download=True to fetch it'}. Its page: {known.page}.",
+        f"{'. '.join(advice)}. Its page: {known.page}.",
     )

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from avalanche.benchmarks.scenarios.deprecated.new_classes import NCScenario
 from typing_extensions import Unpack
 
-from avalanche_vlm._checks import check_choice, check_type, wrong_type, wrong_value
+from avalanche_vlm._checks import check_type, wrong_type, wrong_value
 from avalanche_vlm.benchmarks.class_folders import AnyPath
 from avalanche_vlm.benchmarks.class_incremental import StreamArguments
 from avalanche_vlm.benchmarks.folder_benchmark import check_image_transforms
-from avalanche_vlm.benchmarks.known_datasets import KNOWN_DATASETS, load_known_dataset
+from avalanche_vlm.benchmarks.known_datasets import KNOWN_DATASETS, check_known_dataset, load_known_dataset
 from avalanche_vlm.benchmarks.multi_dataset_benchmark import multi_dataset_benchmark
 from avalanche_vlm.text import ClassNames
+from avalanche_vlm.text.dataset_name import dataset_name
 
 
 def known_sequence_benchmark(
@@ -32,7 +33,8 @@ def known_sequence_benchmark(
     The data sets are read as by `known_benchmark` and joined as by `multi_dataset_benchmark`.
 
     Args:
-        names: keys of `KNOWN_DATASETS`, in the order in which the data sets arrive.
+        names: keys of `KNOWN_DATASETS`, in the order in which the data sets arrive; spelled as freely
+            as for `known_benchmark`.
         root: the folder that holds the folders of all data sets.
         download: let torchvision fetch what is not there.
         class_names: for some of ``names``, other class names than those of `dataset_text`, by class
@@ -58,14 +60,18 @@ def known_sequence_benchmark(
     """
     if isinstance(names, str) or not isinstance(names, Sequence):
         raise wrong_type("names", "a list of names of data sets", names)
-    for name in names:
-        check_choice("names", name, list(KNOWN_DATASETS))
+    names = [dataset_name("names", name, KNOWN_DATASETS) for name in names]
     if not names or len(set(names)) != len(names):
-        raise wrong_value("names", "at least one data set, each at most once", list(names))
+        raise wrong_value("names", "at least one data set, each at most once", names)
     check_type("class_names", class_names, (Mapping, type(None)))
-    renamed = {name: ClassNames(own) for name, own in (class_names or {}).items()}
-    for name in renamed:
-        check_choice("class_names", name, list(names))
+    renamed: dict[str, ClassNames] = {}
+    for spelled, own in (class_names or {}).items():
+        name = dataset_name("class_names", spelled, names)
+        if name in renamed:
+            raise wrong_value("class_names", "one list of names for each data set", f"two for {name!r}")
+        renamed[name] = ClassNames(own)
+    for name in names:
+        check_known_dataset(name, root, download=download)
     if not all(KNOWN_DATASETS[name].in_memory for name in names):
         check_image_transforms(stream.get("train_transform"), stream.get("eval_transform"))
     datasets = {name: load_known_dataset(name, root, download=download) for name in names}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any, final
 
 from avalanche.benchmarks.scenarios.deprecated.new_classes import NCScenario
 
-from avalanche_vlm._checks import wrong_type, wrong_value
+from avalanche_vlm._checks import check_type, wrong_type, wrong_value
 from avalanche_vlm.benchmarks.class_folders import (
     AnyPath,
     LabelledFiles,
@@ -18,7 +19,12 @@ from avalanche_vlm.benchmarks.class_folders import (
 )
 from avalanche_vlm.benchmarks.class_incremental import Transform, class_incremental
 from avalanche_vlm.benchmarks.folder_benchmark import check_image_transforms
-from avalanche_vlm.benchmarks.known_datasets import NamedParts, load_known_dataset
+from avalanche_vlm.benchmarks.known_datasets import (
+    KNOWN_DATASETS,
+    NamedParts,
+    check_known_dataset,
+    load_known_dataset,
+)
 from avalanche_vlm.models import OpenCLIPBackbone, ZeroShotHead
 from avalanche_vlm.text import ClassNames, dataset_text
 
@@ -74,8 +80,8 @@ class ClassIncrementalSetting:
         self,
         root: AnyPath,
         *,
-        train_transform: Transform | None,
-        eval_transform: Transform | None,
+        train_transform: Transform | None = None,
+        eval_transform: Transform | None = None,
         download: bool = False,
     ) -> NCScenario:
         """Return the stream.
@@ -85,17 +91,24 @@ class ClassIncrementalSetting:
 
         Args:
             root: the folder that holds the data set's folder.
-            train_transform: for the train stream, ``model.train_transform`` as a rule.
+            train_transform: for the train stream, ``model.train_transform`` as a rule; image files
+                need both.
             eval_transform: for the test stream, ``model.eval_transform`` as a rule.
             download: let torchvision fetch the data if they are not there and it can.
 
         Raises:
+            TypeError: an argument is of a wrong type.
             ValueError: data that are missing or have other classes, or no transform for image files.
             RuntimeError: the download failed.
         """
-        train, test, names = self._read(root, download)
-        if isinstance(train, LabelledFiles):
+        check_type("root", root, (str, PathLike))
+        copy = Path(root).expanduser() / self.dataset
+        has_copy = self.classes is None and (copy / "train").is_dir()
+        if not has_copy:
+            self._check_source(root, download)
+        if has_copy or not KNOWN_DATASETS[self.source].in_memory:
             check_image_transforms(train_transform, eval_transform)
+        train, test, names = self._read_copy(copy) if has_copy else self._read_source(root, download)
         return class_incremental(
             train,
             test,
@@ -112,11 +125,8 @@ class ClassIncrementalSetting:
             key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
         }
 
-    def _read(self, root: AnyPath, download: bool) -> NamedParts:
+    def _check_source(self, root: AnyPath, download: bool) -> None:
         text = dataset_text(self.source)
-        copy = Path(root).expanduser() / self.dataset
-        if self.classes is None and (copy / "train").is_dir():
-            return self._read_copy(copy)
         if self.classes is None and self.class_count < len(text.labels):
             raise wrong_value(
                 "root",
@@ -127,9 +137,13 @@ class ClassIncrementalSetting:
                 "fixed by the authors' copy, not by a published list: get that copy, or pass `classes=`, a "
                 "list of labels.",
             )
+        check_known_dataset(self.source, root, download=download)
+
+    def _read_source(self, root: AnyPath, download: bool) -> NamedParts:
         parts = load_known_dataset(self.source, root, download=download)
         if self.classes is None:
             return parts
+        text = dataset_text(self.source)
         ids = [text.labels.index(label) for label in self.classes]
         return NamedParts(
             _of_classes(parts.train, ids),

@@ -14,6 +14,7 @@ from avalanche_vlm.benchmarks.class_folders import AnyPath
 from avalanche_vlm.benchmarks.class_incremental import Transform
 from avalanche_vlm.models import OpenCLIPBackbone, ZeroShotHead
 from avalanche_vlm.text import ClassNames, dataset_text
+from avalanche_vlm.text.dataset_name import dataset_name
 
 MTIL_ORDERS: dict[str, tuple[str, ...]] = {
     "I": (
@@ -99,15 +100,16 @@ class MTILSetting:
         self,
         root: AnyPath,
         *,
-        train_transform: Transform | None,
-        eval_transform: Transform | None,
+        train_transform: Transform | None = None,
+        eval_transform: Transform | None = None,
         download: bool = False,
     ) -> NCScenario:
         """Return the stream, one experience a data set, for the label space ``"dataset"``.
 
         Args:
             root: the folder that holds the folders of all data sets: see `KNOWN_DATASETS`.
-            train_transform: for the train stream, ``model.train_transform`` as a rule.
+            train_transform: for the train stream, ``model.train_transform`` as a rule; image files
+                need both.
             eval_transform: for the test stream, ``model.eval_transform`` as a rule.
             download: let torchvision fetch what is not there and what it can.
 
@@ -154,6 +156,7 @@ def mtil(order: Literal["I", "II"] = "I", datasets: Sequence[str] | None = None)
     Args:
         order: ``"I"`` (alphabetical) or ``"II"``.
         datasets: some of the eleven, to leave out the others; they arrive as ``order`` has them.
+            Case, spaces, "-" and "_" do not count.
 
     Raises:
         TypeError: ``datasets`` is no list.
@@ -178,10 +181,9 @@ def mtil(order: Literal["I", "II"] = "I", datasets: Sequence[str] | None = None)
     if datasets is not None:
         if isinstance(datasets, str) or not isinstance(datasets, Sequence):
             raise wrong_type("datasets", "a list of names of data sets", datasets)
-        for dataset in datasets:
-            check_choice("datasets", dataset, MTIL_ORDERS["I"])
+        datasets = [dataset_name("datasets", dataset, MTIL_ORDERS["I"]) for dataset in datasets]
         if not datasets or len(set(datasets)) != len(datasets):
-            raise wrong_value("datasets", "at least one data set, each at most once", list(datasets))
+            raise wrong_value("datasets", "at least one data set, each at most once", datasets)
         chosen = tuple(dataset for dataset in chosen if dataset in datasets)
     return MTILSetting(
         name=f"MTIL, order {order}" + (f", {len(chosen)} of 11 data sets" if len(chosen) < 11 else ""),

@@ -6,9 +6,10 @@ import json
 from collections.abc import Sequence
 from importlib.resources import files
 
-from avalanche_vlm._checks import check_choice, wrong_type, wrong_value
+from avalanche_vlm._checks import wrong_type, wrong_value
 from avalanche_vlm.presets.class_incremental_setting import ClassIncrementalSetting, checked_classes
 from avalanche_vlm.text import dataset_text
+from avalanche_vlm.text.dataset_name import dataset_name
 
 _N_EXPERIENCES = 10
 _CLASS_COUNTS = {"cifar100": 100, "cub200": 200, "imagenet100": 100, "imagenet_r": 200, "ucf101": 101}
@@ -28,7 +29,7 @@ def setting_a(
     to read them from ``root/imagenet``.
 
     Args:
-        dataset: one of `SETTING_A_DATASETS`.
+        dataset: one of `SETTING_A_DATASETS`; case, spaces, "-" and "_" do not count.
         class_order: needed for ``ucf101``, whose order is not published in that repository: class ids
             in the order in which they arrive, ten at least. They are dealt out evenly, the first
             experiences getting one more where ten does not divide them. Left out otherwise.
@@ -51,7 +52,7 @@ def setting_a(
     >>> setting.class_order[:4], setting.classes_per_experience
     ((87, 0, 52, 58), (10, 10, 10, 10, 10, 10, 10, 10, 10, 10))
     """
-    check_choice("dataset", dataset, SETTING_A_DATASETS)
+    dataset = dataset_name("dataset", dataset, SETTING_A_DATASETS)
     count = _CLASS_COUNTS[dataset]
     source = "imagenet" if dataset == "imagenet100" else dataset
     if classes is not None:

@@ -10,6 +10,7 @@ import numpy as np
 from avalanche_vlm._checks import check_choice, wrong_value
 from avalanche_vlm.presets.class_incremental_setting import ClassIncrementalSetting, checked_classes
 from avalanche_vlm.text import dataset_text
+from avalanche_vlm.text.dataset_name import dataset_name
 
 _SEED = 1993
 # Number of classes used, and of classes an experience.
@@ -41,7 +42,7 @@ def setting_b(
     them otherwise.
 
     Args:
-        dataset: one of `SETTING_B_DATASETS`.
+        dataset: one of `SETTING_B_DATASETS`; case, spaces, "-" and "_" do not count.
         start: ``"none"`` for experiences of one size (B0), ``"half"`` for a first experience with
             half of the classes.
         classes: where a part of the classes is used: their labels, in the order of the class ids
@@ -62,7 +63,7 @@ def setting_b(
     >>> setting_b("cub200", "half").classes_per_experience
     (100, 20, 20, 20, 20, 20)
     """
-    check_choice("dataset", dataset, SETTING_B_DATASETS)
+    dataset = dataset_name("dataset", dataset, SETTING_B_DATASETS)
     check_choice("start", start, ("none", "half"))
     count, increment = _STREAMS[dataset]
     text = dataset_text(dataset)

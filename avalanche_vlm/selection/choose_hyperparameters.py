@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 from avalanche.benchmarks import CLScenario
@@ -33,6 +36,8 @@ def choose_hyperparameters(
     the train stream of ``make_benchmark(seed)``, and every other stream is taken away: a run that
     asks for ``benchmark.test_stream`` stops everything with `HiddenStreamError`. A candidate that
     raises another error, or whose score is not finite, is recorded as failed; the others go on.
+    Each call gets a copy of its candidate, nested values included, so that what is recorded is what
+    was given. The benchmark and its experiences cannot be pickled, their data sets can.
 
     Neither the seeds nor the class orders of selection may be reported ones: hyper-parameters that
     were chosen on an order fit that order. For this comparison the benchmark of each seed, reported
@@ -46,15 +51,17 @@ def choose_hyperparameters(
         make_benchmark: seed -> benchmark, with a class order that depends on the seed.
         train_and_score: called as ``train_and_score(benchmark, seed=seed, **candidate)``; trains on
             ``benchmark.train_stream`` and returns a score on ``benchmark.valid_stream``, higher is
-            better. It sets whatever random state it uses from the seed.
+            better. It sets whatever random state it uses from the seed. That it takes these arguments
+            is checked before anything runs.
         selection_seeds: seeds to choose on.
         reported_seeds: seeds of the numbers that will be reported.
         validation_fraction: see `with_validation_stream`.
 
     Raises:
-        TypeError: an argument is of a wrong type.
-        ValueError: no candidate, seeds or class orders in both groups, a fraction out of range.
-        RuntimeError: all candidates failed.
+        TypeError: an argument is of a wrong type, or ``train_and_score`` does not take a candidate.
+        ValueError: no candidate or one that cannot be copied, seeds or class orders in both groups, a
+            fraction out of range.
+        RuntimeError: all candidates failed; its cause is the first error among them.
         HiddenStreamError: ``train_and_score`` asked for a stream other than the two.
 
     >>> import torch
@@ -77,6 +84,7 @@ def choose_hyperparameters(
     for name, function in (("make_benchmark", make_benchmark), ("train_and_score", train_and_score)):
         if not callable(function):
             raise wrong_type(name, "a function", function)
+    _check_call(train_and_score, checked)
     seeds = _check_seeds("selection_seeds", selection_seeds)
     reported = _check_seeds("reported_seeds", reported_seeds)
     shared = sorted(set(seeds) & set(reported))
@@ -84,6 +92,7 @@ def choose_hyperparameters(
         raise wrong_value("selection_seeds", "seeds that are not reported", f"{shared} in both")
     compared = _check_class_orders(make_benchmark, seeds, reported)
     scores: list[CandidateScores] = []
+    first_error: Exception | None = None
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("candidates", total=len(checked) * len(seeds))
@@ -92,7 +101,9 @@ def choose_hyperparameters(
             failure = None
             for seed in seeds:
                 benchmark = hide_reported_streams(_made(make_benchmark, seed), validation_fraction, seed)
-                score, failure = _score(train_and_score, benchmark, seed, candidate)
+                score, failure, error = _score(train_and_score, benchmark, seed, candidate)
+                if first_error is None:
+                    first_error = error
                 if failure is not None:
                     break
                 by_seed[seed] = score
@@ -102,7 +113,8 @@ def choose_hyperparameters(
     ranked = [(each.mean, each.hyperparameters) for each in scores if each.mean is not None]
     if not ranked:
         reasons = "; ".join(f"{each.hyperparameters}: {each.failure}" for each in scores[:5])
-        raise RuntimeError(f"All {len(scores)} candidates failed, so none can be chosen. {reasons}")
+        message = f"All {len(scores)} candidates failed, so none can be chosen. {reasons}"
+        raise RuntimeError(message) from first_error
     best = max(ranked, key=lambda pair: pair[0])[1]  # the first of equals
     return Choice(best, tuple(scores), seeds, reported, float(validation_fraction), compared)
 
@@ -119,10 +131,35 @@ def _check_candidates(candidates: Any) -> list[dict[str, Any]]:
         if taken:
             expected = "dictionaries from names of arguments, other than 'benchmark' and 'seed', to values"
             raise wrong_value("candidates", expected, repr(taken[0]))
-        checked.append(dict(candidate))
+        try:
+            checked.append(deepcopy(dict(candidate)))
+        except Exception as error:
+            expected = "dictionaries of values that copy.deepcopy can copy"
+            advice = "Pass what the value is made from, and make it in train_and_score."
+            raise wrong_value("candidates", expected, f"{candidate!r:.80} ({error})", advice) from error
     if not checked:
         raise wrong_value("candidates", "at least one dictionary", "none")
     return checked
+
+
+def _check_call(train_and_score: Callable[..., Any], candidates: Sequence[dict[str, Any]]) -> None:
+    """Refuse a function that cannot take a candidate: a slip of its author, and no failed candidate."""
+    try:
+        # What it wraps may take other arguments than it does.
+        signature = inspect.signature(train_and_score, follow_wrapped=False)
+    except (TypeError, ValueError):  # some functions that are not written in Python tell nothing
+        return
+    for candidate in candidates:
+        try:
+            signature.bind(None, seed=0, **candidate)
+        except TypeError as error:
+            wanted = ", ".join(["benchmark", "seed=seed", *(f"{name}=..." for name in candidate)])
+            raise wrong_type(
+                "train_and_score",
+                f"a function that can be called as train_and_score({wanted})",
+                train_and_score,
+                f"The call would fail: {error}.",
+            ) from None
 
 
 def _check_seeds(argument: str, seeds: Any) -> tuple[int, ...]:
@@ -175,12 +212,23 @@ def _class_order(benchmark: CLScenario[Any]) -> ClassOrder:
 
 def _score(
     train_and_score: Callable[..., Any], benchmark: Any, seed: int, candidate: dict[str, Any]
-) -> tuple[float, str | None]:
-    """Return the score, and why it does not count or None."""
+) -> tuple[float, str | None, Exception | None]:
+    """Return the score, why it does not count or None, and the error behind that or None."""
     try:
-        score = float(train_and_score(benchmark, seed=seed, **candidate))
+        score = float(train_and_score(benchmark, seed=seed, **deepcopy(candidate)))
     except HiddenStreamError:
         raise
     except Exception as error:
-        return math.nan, f"{type(error).__name__} with seed {seed}: {error}"
-    return score, None if math.isfinite(score) else f"score {score} with seed {seed}"
+        _forget_locals(error)
+        return math.nan, f"{type(error).__name__} with seed {seed}: {error}", error
+    return score, None if math.isfinite(score) else f"score {score} with seed {seed}", None
+
+
+def _forget_locals(error: BaseException) -> None:
+    """Keep the lines of a traceback, but not what they held: a failed candidate's model fills the memory."""
+    seen: set[int] = set()  # `raise error from error` is its own cause
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        traceback.clear_frames(link.__traceback__)
+        link = link.__cause__ or link.__context__

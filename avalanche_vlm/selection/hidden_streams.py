@@ -10,8 +10,12 @@ from avalanche.benchmarks.scenarios.deprecated.dataset_scenario import DatasetSc
 from avalanche_vlm.benchmarks import with_validation_stream
 
 
-class HiddenStreamError(RuntimeError):
-    """A run that chooses hyper-parameters has asked for data that numbers are reported on."""
+class HiddenStreamError(RuntimeError, AttributeError):
+    """A run that chooses hyper-parameters has asked for data that numbers are reported on.
+
+    It is an `AttributeError` too, so that ``hasattr(benchmark, "test_stream")`` is False, as for a
+    benchmark that has no such stream.
+    """
 
 
 class _Streams(dict[str, Any]):
@@ -19,6 +23,10 @@ class _Streams(dict[str, Any]):
 
     def __missing__(self, name: str) -> Any:
         _refuse(name)
+
+    def get(self, name: str, default: Any = None, /) -> Any:
+        """Return a stream, and refuse another instead of passing it over with ``default``."""
+        return self[name]
 
 
 def _refuse(asked: Any) -> Any:
@@ -28,10 +36,17 @@ def _refuse(asked: Any) -> Any:
     )
 
 
+# Where the host's benchmarks keep a stream, its data, and which rows of them it takes.
+_OF_A_STREAM = ("{}_stream", "original_{}_dataset", "{}_exps_patterns_assignment")
+
+
 def hide_reported_streams(benchmark: Any, fraction: float, seed: int) -> Any:
-    """Return a benchmark of the same kind with a train and a validation stream, and no other."""
+    """Return a benchmark of the same kind with a train and a validation stream, and no other.
+
+    Its class is made here, so that neither it nor its experiences can be pickled; their data sets can.
+    """
     others = [name for name in benchmark.streams if name != "train"]
-    attributes = [f"{name}_stream" for name in others] + [f"original_{name}_dataset" for name in others]
+    attributes = [form.format(name) for form in _OF_A_STREAM for name in others]
     kept: Any = copy(benchmark)
     kept._streams = {"train": benchmark.streams["train"]}
     if isinstance(benchmark, DatasetScenario):

@@ -10,8 +10,9 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from avalanche_vlm._checks import check_choice, check_type, close_names, wrong_value
+from avalanche_vlm._checks import check_type, close_names, wrong_value
 from avalanche_vlm.text.class_names import ClassNames, ordered
+from avalanche_vlm.text.dataset_name import dataset_name
 from avalanche_vlm.text.template import PromptTemplate, as_templates
 
 DATASET_TEXTS: tuple[str, ...] = (
@@ -135,16 +136,17 @@ def dataset_text(name: str) -> DatasetText:
     """Return class names, labels and templates of a well-known data set.
 
     Args:
-        name: one of `DATASET_TEXTS`.
+        name: one of `DATASET_TEXTS`; case, spaces, "-" and "_" do not count.
 
     Raises:
         ValueError: no data set of this name is known.
 
     >>> dataset_text("cifar100").class_names[:2]
     ('apple', 'aquarium fish')
+    >>> dataset_text("Oxford Pets").name
+    'oxford_pets'
     """
-    check_choice("name", name, DATASET_TEXTS)
-    return _read(name)
+    return _read(dataset_name("name", name, DATASET_TEXTS))
 
 
 @cache

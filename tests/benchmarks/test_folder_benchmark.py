@@ -164,6 +164,38 @@ def test_mistakes_are_named(tmp_path, write_images, arguments, error, sentence):
         folder_benchmark(given.pop("train"), given.pop("test", None), **given)
 
 
+def test_missing_folders_are_named_before_missing_transforms(tmp_path, write_images):
+    root = write_images(tmp_path / "images", ["a", "b"])
+    with pytest.raises(ValueError, match="`train` must be a folder.*nowhere', which does not exist"):
+        folder_benchmark(tmp_path / "nowhere", n_experiences=3)
+    with pytest.raises(ValueError, match="`test` must be a folder.*nowhere', which does not exist"):
+        folder_benchmark(root, tmp_path / "nowhere", n_experiences=3)
+
+
+@pytest.mark.parametrize(
+    ("parts", "pair"),
+    [
+        (["train", "test"], ["train", "test"]),
+        (["Train", "Test", "val"], ["Train", "Test"]),
+        (["train", "val"], ["train", "val"]),
+    ],
+)
+def test_parts_are_not_taken_for_classes(tmp_path, write_images, parts, pair):
+    for part in parts:
+        write_images(tmp_path / "p3" / part, ["a", "b"])
+    wanted = r"folder_benchmark\('.*p3.{}', '.*p3.{}'\)".format(*pair)
+    with pytest.raises(ValueError, match=f"`train` must be .*are the parts of a data set. Pass {wanted}"):
+        folder_benchmark(tmp_path / "p3", **tensors(n_experiences=2))
+
+
+@pytest.mark.parametrize("folders", [["train", "test"], ["train", "bus"], ["test", "val"], ["train"]])
+def test_classes_may_be_called_like_parts(tmp_path, write_images, folders):
+    root = write_images(tmp_path / "images", folders)
+    if folders == ["train", "bus"]:
+        write_images(root / "train", ["deeper"])
+    assert set(class_names(folder_benchmark(root, **tensors(n_experiences=1)))) == set(folders)
+
+
 @pytest.mark.parametrize("missing", ["train_transform", "eval_transform"])
 def test_images_without_a_transform_are_refused(tmp_path, write_images, missing):
     root = write_images(tmp_path / "images", ["a", "b"])

@@ -40,16 +40,33 @@ def test_image_files_are_read_when_they_are_needed(fake_copies):
     assert y in (1, 3)
 
 
+def test_a_missing_folder_is_named_before_missing_transforms(tmp_path):
+    for name in ("dtd", "cub200"):
+        with pytest.raises(ValueError, match=f"`root` must be .*'{name}'.*missing"):
+            known_benchmark(name, tmp_path / "nowhere", n_experiences=1)
+    assert not list(tmp_path.iterdir())
+
+
 def test_mistakes_are_named_before_anything_is_read(tmp_path):
+    with pytest.raises(ValueError, match=r"`train_transform` must be given"):
+        known_benchmark("food101", tmp_path, download=True, n_experiences=1)
+    (tmp_path / "dtd").mkdir()
     with pytest.raises(ValueError, match=r"`train_transform` must be given"):
         known_benchmark("dtd", tmp_path, n_experiences=1)
     with pytest.raises(ValueError, match=r"`eval_transform` must be given"):
         known_benchmark("dtd", tmp_path, n_experiences=1, train_transform=PILToTensor())
     with pytest.raises(ValueError, match=r"`name` must be one of .*Did you mean 'cifar100', 'cifar10'"):
-        known_benchmark("cifar-100", tmp_path, n_experiences=10)
+        known_benchmark("cifar-1000", tmp_path, n_experiences=10)
     with pytest.raises(ValueError, match=r"`root` must be .*'cifar100'.*missing.*Pass download=True"):
         known_benchmark("cifar100", tmp_path / "nowhere", n_experiences=10)
-    assert not list(tmp_path.iterdir())
+    assert list(tmp_path.rglob("*")) == [tmp_path / "dtd"]
+
+
+@pytest.mark.parametrize("name", ["CIFAR100", "cifar-100", "Cifar 100", "cifar_100"])
+def test_other_spellings_will_do(fake_copies, name):
+    fake_copies.write("cifar100")
+    benchmark = known_benchmark(name, fake_copies.root, n_experiences=1)
+    assert class_names(benchmark) == dataset_text("cifar100").class_names
 
 
 def test_a_class_without_samples_is_named(fake_copies):

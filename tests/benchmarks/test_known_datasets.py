@@ -124,6 +124,8 @@ def test_missing_data_say_how_to_get_them(name, exists, tmp_path):
     assert known.page in sentence
     assert ("Pass download=True" in sentence) == known.downloadable
     assert known.by_hand in sentence
+    assert ("It cannot be downloaded" in sentence) == (not known.downloadable)
+    assert (known.split in sentence) == (name in ("cub200", "imagenet", "imagenet_r", "ucf101"))
     assert list(tmp_path.rglob("*")) == [root] * exists
 
 
@@ -175,7 +177,7 @@ def test_a_download_is_left_out_where_torchvision_cannot(fake_copies, monkeypatc
 @pytest.mark.parametrize(
     ("arguments", "error", "sentence"),
     [
-        (("cifar-100", "x"), ValueError, r"`name` must be one of 'aircraft'.*Did you mean 'cifar100'"),
+        (("cifar-1000", "x"), ValueError, r"`name` must be one of 'aircraft'.*Did you mean 'cifar100'"),
         (("cifar10", 3), TypeError, "`root` must be"),
     ],
 )

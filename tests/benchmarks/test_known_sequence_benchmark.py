@@ -19,7 +19,7 @@ def test_several_data_sets_in_one_label_space(fake_copies):
         fake_copies.write(name)
     digits = [f"digit {number}" for number in range(10)]
     benchmark = known_sequence_benchmark(
-        ["mnist", "dtd"], fake_copies.root, class_names={"mnist": digits}, **IMAGES
+        ["MNIST", "dtd"], fake_copies.root, class_names={"mnist ": digits}, **IMAGES
     )
     names = class_names(benchmark)
     assert names.names == (*digits, *dataset_text("dtd").class_names)
@@ -58,15 +58,24 @@ def test_experiences_within_a_data_set(fake_copies):
 
 def test_mistakes_are_named(fake_copies):
     root = fake_copies.root
+    (root / "dtd").mkdir(parents=True)
     for names, arguments, error, sentence in [
         ("mnist", {}, TypeError, "`names` must be a list"),
         ([], {}, ValueError, "`names` must be at least one"),
         (["mnist", "mnist"], {}, ValueError, "`names` must be .* each at most once"),
+        (["mnist", "MNIST"], {}, ValueError, "`names` must be .* each at most once"),
         (["mnist", "cat"], {}, ValueError, "`names` must be one of"),
+        (["dtd", "cub200"], {}, ValueError, "`root` must be .*'cub200'.*missing"),
         (["dtd"], {}, ValueError, "`train_transform` must be given"),
         (["mnist"], {}, ValueError, "`root` must be .*'mnist'"),
         (["mnist"], {"class_names": ["a"]}, TypeError, "`class_names` must be Mapping"),
         (["mnist"], {"class_names": {"dtd": ["a"]}}, ValueError, "`class_names` must be one of 'mnist'"),
+        (
+            ["mnist"],
+            {"class_names": {"mnist": ["a"], "MNIST": ["b"]}},
+            ValueError,
+            "`class_names` must be one list of names for each data set; got two for 'mnist'",
+        ),
     ]:
         with pytest.raises(error, match=sentence):
             known_sequence_benchmark(names, root, **arguments)

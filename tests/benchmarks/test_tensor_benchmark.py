@@ -150,10 +150,22 @@ def test_names_and_labels_must_fit(embeddings, names):
         tensor_benchmark(fewer, good, class_names=names[:4], n_experiences=1)
     with pytest.raises(ValueError, match=r"`class_names` must be a name for every label.*label -1"):
         tensor_benchmark((good[0], good[1] - 1), good, class_names=names, n_experiences=1)
-    with pytest.raises(
-        ValueError, match=r"`train` must be .*every class; got none of 6 \('pig'\).*leave the class out"
-    ):
-        tensor_benchmark(good, good, class_names=[*names, "pig"], n_experiences=1)
+    # Neither the number of experiences nor an order is blamed for names that do not fit.
+    for arguments in ({"n_experiences": 2}, {"n_experiences": 1, "class_order": range(6)}):
+        with pytest.raises(ValueError, match=r"`class_names` must be a name for every label of `train`"):
+            tensor_benchmark(good, good, class_names=names[:5], **arguments)
+    for n_experiences in (1, 2):
+        with pytest.raises(
+            ValueError,
+            match=r"`class_names` must be names of classes with samples; got 7 names, and in `train` and "
+            r"`test` no sample of 6 \('pig'\).*Remove the names",
+        ):
+            tensor_benchmark(good, good, class_names=[*names, "pig"], n_experiences=n_experiences)
+    tensor_benchmark(good, good, class_names=[*names, "pig"], n_experiences=2, class_order=range(6))
+    with pytest.raises(ValueError, match=r"`train` must be .*every class; got none of 6 \('pig'\)"):
+        tensor_benchmark(good, good, class_names=[*names, "pig"], n_experiences=1, class_order=[0, 6])
+    with pytest.raises(ValueError, match=r"`test` must be .*every class; got none of 4 \('hen'\)"):
+        tensor_benchmark(good, fewer, class_names=names, n_experiences=4)
     with pytest.raises(
         ValueError, match=r"`test` must be .*every class; got none of 4 \('hen'\), 5 \('owl'\)"
     ):

@@ -127,6 +127,16 @@ def test_missing_data_are_named(tmp_path, transforms):
         mtil("II").benchmark(tmp_path, download=True, **transforms)
 
 
+def test_transforms_may_be_left_out_of_the_call_and_are_then_missed_by_name(tmp_path):
+    write_eurosat_and_dtd(tmp_path)
+    with pytest.raises(ValueError, match=r"`train_transform` must be given.*model\.eval_transform"):
+        mtil("I", ["dtd"]).benchmark(tmp_path)
+
+
+def test_other_spellings_will_do():
+    assert mtil("I", ["Oxford-Pets", "MNIST"]) == mtil("I", ["mnist", "oxford_pets"])
+
+
 def test_descriptions_are_json():
     described = mtil().describe()
     assert json.loads(json.dumps(described)) == described
@@ -140,7 +150,7 @@ def test_descriptions_are_json():
         ({"order": "III"}, ValueError, "`order` must be one of 'I', 'II'"),
         ({"datasets": "mnist"}, TypeError, "`datasets` must be a list"),
         ({"datasets": []}, ValueError, "`datasets` must be at least one"),
-        ({"datasets": ["mnist", "mnist"]}, ValueError, "each at most once"),
+        ({"datasets": ["mnist", "Mnist"]}, ValueError, "each at most once"),
         ({"datasets": ["cifar10"]}, ValueError, "`datasets` must be one of .*Did you mean 'cifar100'"),
     ],
 )

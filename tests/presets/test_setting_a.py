@@ -83,10 +83,25 @@ def test_missing_data_are_named(tmp_path, write_copy, transforms):
         setting_a("imagenet100").benchmark(root, **transforms)
 
 
+def test_missing_data_are_named_before_missing_transforms(tmp_path):
+    for dataset in ("imagenet100", "cub200"):
+        with pytest.raises(ValueError, match="`root` must be "):
+            setting_a(dataset).benchmark(tmp_path)
+    with pytest.raises(TypeError, match="`root` must be str or PathLike"):
+        setting_a("cub200").benchmark(3)
+
+
+def test_other_spellings_will_do():
+    assert setting_a("CUB-200") == setting_a("cub200")
+    assert setting_a("ImageNet-R").dataset == "imagenet_r"
+
+
 def test_image_files_need_transforms(write_copy):
     root = write_copy("imagenet_r", dataset_text("imagenet_r").labels)
     with pytest.raises(ValueError, match="`eval_transform` must be given"):
-        setting_a("imagenet_r").benchmark(root, train_transform=str, eval_transform=None)
+        setting_a("imagenet_r").benchmark(root, train_transform=str)
+    with pytest.raises(ValueError, match=r"`train_transform` must be given.*model\.eval_transform"):
+        setting_a("imagenet_r").benchmark(root)
 
 
 def test_the_backbone_has_the_published_weights(monkeypatch):

@@ -87,6 +87,16 @@ def test_a_part_of_the_classes_needs_a_copy_or_a_list(dataset, tmp_path, transfo
         setting_b(dataset).benchmark(tmp_path, download=True, **transforms)
 
 
+def test_other_spellings_will_do():
+    assert setting_b("Stanford Cars") == setting_b("stanford_cars")
+
+
+def test_transforms_are_missed_before_a_download(tmp_path):
+    with pytest.raises(ValueError, match="`train_transform` must be given"):
+        setting_b("aircraft").benchmark(tmp_path, download=True)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

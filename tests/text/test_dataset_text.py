@@ -202,10 +202,37 @@ def test_each_is_read_once_and_cannot_be_changed():
         text.name = "cifar10"
 
 
-@pytest.mark.parametrize("wrong", ["cifar-100", "CIFAR100", ["cifar100"]])
+@pytest.mark.parametrize(
+    ("spelled", "name"),
+    [
+        ("cifar-100", "cifar100"),
+        ("CIFAR 100", "cifar100"),
+        ("ImageNet-R", "imagenet_r"),
+        ("oxford pets", "oxford_pets"),
+        ("imagenet", "imagenet"),
+    ],
+)
+def test_other_spellings_will_do(spelled, name):
+    assert dataset_text(spelled) is dataset_text(name)
+
+
+def test_no_two_data_sets_differ_in_spelling_only():
+    assert len({dataset_text(name.upper().replace("_", "-")).name for name in DATASET_TEXTS}) == len(
+        DATASET_TEXTS
+    )
+
+
+@pytest.mark.parametrize("wrong", ["cifar1000", "CIFAR-1OO", ["cifar100"]])
 def test_unknown_data_sets_are_refused(wrong):
     with pytest.raises(ValueError, match="`name` must be one of 'aircraft'.*got .*Did you mean.*'cifar100'"):
         dataset_text(wrong)
+
+
+def test_the_error_lists_the_names_once():
+    with pytest.raises(ValueError, match="`name` must be one of 'aircraft'") as caught:
+        dataset_text("xyzzy")
+    for name in DATASET_TEXTS:
+        assert str(caught.value).count(repr(name)) == 1
 
 
 @pytest.mark.parametrize("name", SORTED)
