@@ -87,4 +87,5 @@ def check_choice(argument: str, value: Any, choices: Sequence[str]) -> None:
     """Raise unless ``value`` is one of ``choices``, naming the close ones."""
     if value not in choices:
         expected = "one of " + ", ".join(map(repr, choices))
-        raise wrong_value(argument, expected, repr(value), close_names(str(value), choices))
+        advice = close_names(str(value), choices)
+        raise wrong_value(argument, expected, repr(value), "" if advice.startswith("Known") else advice)
