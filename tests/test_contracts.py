@@ -28,7 +28,12 @@ from avalanche_vlm.models import (
     TextFeatureHead,
     ZeroShotHead,
 )
-from avalanche_vlm.plugins import GDumbPlugin, LabelSpaceCrossEntropy, SynapticIntelligencePlugin
+from avalanche_vlm.plugins import (
+    FastLoadingPlugin,
+    GDumbPlugin,
+    LabelSpaceCrossEntropy,
+    SynapticIntelligencePlugin,
+)
 from avalanche_vlm.strategies import FineTune, ZeroShot
 from avalanche_vlm.testing import (
     TINY_CLASSES,
@@ -91,6 +96,7 @@ COMPONENTS = [
     Component(LabelSpaceCrossEntropy, {"space": "open", "label_smoothing": 2}),
     Component(SynapticIntelligencePlugin, {"si_lambda": -1, "eps": 0}, {"si_lambda": 1.0}),
     Component(GDumbPlugin, {"mem_size": 0}),
+    Component(FastLoadingPlugin, {}, documented=False),
     Component(AccuracyMatrixMetric, {"space": "open"}),
     Component(ClassAccuracyMetric, {"space": "open"}, documented=False),
     Component(MemoryMetric, {}, documented=False),
@@ -121,7 +127,8 @@ def test_source_and_deviations_are_named(component):
 
 
 def test_callbacks_are_the_hosts():
-    for plugin in (LabelSpaceCrossEntropy(), SynapticIntelligencePlugin(1.0), GDumbPlugin()):
+    ours = (LabelSpaceCrossEntropy(), SynapticIntelligencePlugin(1.0), GDumbPlugin(), FastLoadingPlugin())
+    for plugin in ours:
         check_callbacks(plugin)
 
 

@@ -41,7 +41,7 @@ def plot_accuracy_over_experiences(
         stream: name of the evaluated stream.
 
     Raises:
-        ValueError: there is no such label space or benchmark among the results.
+        ValueError: there is no such label space, benchmark or stream among the results.
     """
     matrices = percent_matrices(results, space, benchmark, stream)
     figure = new_figure(7.2, 4.2)

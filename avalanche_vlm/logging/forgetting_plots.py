@@ -12,7 +12,7 @@ from avalanche_vlm._checks import check_choice, check_count, wrong_value
 from avalanche_vlm.functional.label_space import LABEL_SPACES, LabelSpace
 from avalanche_vlm.logging._figures import GREY, new_figure, of_benchmark
 from avalanche_vlm.logging.result_row import ResultRow, Results
-from avalanche_vlm.logging.results import as_rows
+from avalanche_vlm.logging.results import as_rows, of_stream
 
 _MOST_LETTERS = 32
 
@@ -44,17 +44,17 @@ def plot_forgetting_per_class(
 
     Raises:
         TypeError: ``most`` is no whole number.
-        ValueError: there is no such method, label space or benchmark among the results, or ``most``
-            is below 1.
+        ValueError: there is no such method, label space, benchmark or stream among the results, or
+            ``most`` is below 1.
     """
     check_choice("space", space, LABEL_SPACES)
     check_count("most", most)
-    rows = [row for row in as_rows(results) if row.metric == "class_accuracy" and row.stream == stream]
+    rows = [row for row in as_rows(results) if row.metric == "class_accuracy"]
     if not rows:
         raise wrong_value(
             "results", "rows with accuracies of single classes", "none", "ClassAccuracyMetric logs them."
         )
-    rows = of_benchmark(rows, benchmark)
+    rows = of_benchmark(of_stream(rows, stream), benchmark)
     check_choice("method", method, list(dict.fromkeys(row.method for row in rows)))
     rows = [row for row in rows if row.method == method]
     spaces = sorted({row.space for row in rows})

@@ -44,7 +44,7 @@ def plot_accuracy_matrix(
         stream: name of the evaluated stream.
 
     Raises:
-        ValueError: there is no such method, label space or benchmark among the results.
+        ValueError: there is no such method, label space, benchmark or stream among the results.
     """
     matrices = percent_matrices(results, space, benchmark, stream)
     check_choice("method", method, list(matrices))
@@ -69,7 +69,7 @@ def plot_accuracy_matrices(
         stream: name of the evaluated stream.
 
     Raises:
-        ValueError: there is no such label space or benchmark among the results.
+        ValueError: there is no such label space, benchmark or stream among the results.
     """
     return _panels(percent_matrices(results, space, benchmark, stream), space, experience_names)
 

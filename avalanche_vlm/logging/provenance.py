@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import os
 import platform
 from collections.abc import Mapping
 from importlib import metadata
-from inspect import isroutine
 from pathlib import Path
 from typing import Any
 
-from avalanche.benchmarks.utils import AvalancheDataset
 from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.plugins.clock import Clock
-from avalanche.training.templates.base import BaseTemplate
-from torch import Tensor, nn
+from torch import nn
 
-from avalanche_vlm._checks import check_type, wrong_type
-from avalanche_vlm._host import experience_classes
+from avalanche_vlm._checks import check_type, wrong_type, wrong_value
 from avalanche_vlm.logging._append import append_lines
+from avalanche_vlm.logging._benchmark_facts import benchmark_facts
+from avalanche_vlm.logging._settings_of import plain_item, settings_of
 from avalanche_vlm.logging.result_row import check_names
 
 PACKAGES = (
@@ -32,7 +31,14 @@ PACKAGES = (
     "peft",
     "numpy",
 )
-_SCALARS = (bool, int, float, str, type(None))
+# What a strategy of the host is told of elsewhere, and what its loops keep there while they run.
+_NO_SETTINGS = frozenset(
+    (
+        *("model", "optimizer", "_criterion", "plugins", "evaluator", "clock", "device"),
+        *("experience", "is_training", "current_eval_stream", "_eval_streams", "adapted_dataset"),
+        *("dataloader", "mbatch", "mb_output", "loss", "optimized_param_id", "_resume_point"),
+    )
+)
 
 
 def provenance(
@@ -46,18 +52,24 @@ def provenance(
 ) -> dict[str, Any]:
     """Return what a reader needs to repeat a run, as plain values that fit into JSON.
 
-    Versions of the packages; the strategy with its epochs, batch size, optimizer, criterion and
-    plugins (of each the public settings that are numbers or text, and those of the parts that it
-    holds); ``model.describe()`` where the model has it, such as `CLIPClassifier`; the classes of
-    each training experience; number and hash of the class names; label spaces measured; seed,
-    method and device. No time and no path, so that the same run has the same facts everywhere. To
-    be called before training: the model is described as it is now.
+    Versions of the packages; the settings of the strategy, its criterion and its plugins, and of the
+    parts that they hold, as far as they are numbers, text or collections of these (long ones as a
+    hash); the optimizer's groups; ``model.describe()`` where the model has it, such as
+    `CLIPClassifier`; the classes of each training experience, the number of samples of each
+    experience in training and test, and a hash of their targets; number and hash of the class names;
+    label spaces measured; seed, method and device. No time and no path, so that the same run has the
+    same facts everywhere. To be called before training: everything is told as it is now, and a
+    counter that has counted would pass for a setting.
+
+    Settings under private names count too, unless they are truth values, which look like a flag of
+    the run. Not told are tensors and data that a part holds. A plugin or part that would tell too
+    much or too little has a method ``describe()`` that returns its settings, fit for JSON.
 
     Args:
         strategy: any strategy of the host.
         stream: a stream or an experience of the benchmark, whose training stream is described; None
-            leaves the classes out. So do streams without a length and those whose experiences are
-            made on demand.
+            leaves the data out. So do streams without a length and those whose experiences are made
+            on demand.
         method: name of the method; None takes that of the strategy's class.
         benchmark: name of the benchmark.
         seed: seed of the run.
@@ -71,7 +83,7 @@ def provenance(
     model = strategy.model
     facts = {
         "method": type(strategy).__name__ if method is None else method,
-        "benchmark": {"name": benchmark, **_stream_facts(stream)},
+        "benchmark": {"name": benchmark, **benchmark_facts(stream)},
         "seed": seed,
         "settings": check_settings(settings),
         "strategy": _strategy_facts(strategy),
@@ -118,13 +130,13 @@ def write_run(path: str | os.PathLike[str], facts: Mapping[str, Any]) -> str:
     Returns:
         What `result_rows` takes as ``run``.
     """
-    run = run_id(facts)
+    run, file = run_id(facts), runs_path(path)
     line = json.dumps({"run": run, **facts}, ensure_ascii=False) + "\n"
 
     def addition(whole: bytes) -> bytes:
-        return b"" if run in _runs(whole) else line.encode()
+        return b"" if run in _runs(file, whole) else line.encode()
 
-    append_lines(runs_path(path), _whole_lines, addition)
+    append_lines(file, _whole_lines, addition)
     return run
 
 
@@ -132,11 +144,19 @@ def read_runs(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
     """Return the facts of all runs that were noted beside a file of results, by id.
 
     Args:
-        path: the file of results, not that of the runs.
+        path: the file of results, not that of the runs. If there are results and no runs, none were
+            noted.
+
+    Raises:
+        FileNotFoundError: there is neither a file of results nor one of runs.
+        ValueError: a line of the file of runs is damaged.
     """
     file = runs_path(path)
-    data = file.read_bytes() if file.exists() else b""
-    return _runs(data[: _whole_lines(data)])
+    if not file.exists():
+        Path(path).stat()  # raises if there is no file either
+        return {}
+    data = file.read_bytes()
+    return _runs(file, data[: _whole_lines(data)])
 
 
 def runs_path(path: str | os.PathLike[str]) -> Path:
@@ -145,9 +165,19 @@ def runs_path(path: str | os.PathLike[str]) -> Path:
     return path.with_name(path.name.removesuffix(".csv") + ".runs.jsonl")
 
 
-def _runs(data: bytes) -> dict[str, dict[str, Any]]:
-    found = [json.loads(line) for line in data.decode().split("\n") if line.strip()]
-    return {facts.pop("run"): facts for facts in found}
+def _runs(file: Path, data: bytes) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for number, line in enumerate(data.removeprefix(codecs.BOM_UTF8).split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            facts = json.loads(line.decode())
+            found[facts.pop("run")] = facts
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            shown = f"line {number} of {file}: {line[:60]!r}"
+            advice = "Mend that line, or delete it."
+            raise wrong_value("path", "a file with the facts of one run a line", shown, advice) from error
+    return found
 
 
 def _whole_lines(data: bytes) -> int:
@@ -168,58 +198,20 @@ def _version(package: str) -> str | None:
 def _strategy_facts(strategy: Any) -> dict[str, Any]:
     optimizer = getattr(strategy, "optimizer", None)
     groups = [
-        {name: value for name, value in map(_plain_item, group.items()) if name != "params"}
+        {name: value for name, value in map(plain_item, group.items()) if name != "params"}
         for group in getattr(optimizer, "param_groups", ())
     ]
     return {
-        "kind": type(strategy).__name__,
-        "train_epochs": getattr(strategy, "train_epochs", None),
-        "train_mb_size": getattr(strategy, "train_mb_size", None),
+        **settings_of(strategy, without=_NO_SETTINGS, private_parts=True),
         "optimizer": {"kind": type(optimizer).__name__, "groups": groups},
-        "criterion": _settings_of(getattr(strategy, "_criterion", None)),
+        "criterion": settings_of(getattr(strategy, "_criterion", None)),
         # The host adds a clock and its evaluator to every strategy.
         "plugins": [
-            _settings_of(plugin)
+            settings_of(plugin)
             for plugin in strategy.plugins
             if not isinstance(plugin, (Clock, EvaluationPlugin))
         ],
     }
-
-
-def _settings_of(thing: Any, *, depth: int = 2) -> Any:
-    """Return the class of an object and its public attributes that are numbers or text.
-
-    Of the parts that it holds the same is told, down to ``depth`` levels.
-    """
-    if isinstance(thing, type) or not hasattr(thing, "__dict__"):
-        return {"kind": getattr(thing, "__name__", type(thing).__name__)}
-    facts: dict[str, Any] = {"kind": getattr(thing, "__name__", type(thing).__name__)}
-    for name, value in vars(thing).items():
-        if name.startswith("_") or name == "training":
-            continue
-        if _is_plain(value):
-            facts[name] = value
-        elif depth > 1 and hasattr(value, "__dict__") and not _is_large(value):
-            facts[name] = _settings_of(value, depth=depth - 1)
-    return facts
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return len(value) <= 16 and all(_is_plain(item) for item in value)
-    return isinstance(value, _SCALARS)
-
-
-def _is_large(value: Any) -> bool:
-    """Return whether an attribute is data or a model, and no part with settings of its own."""
-    return isinstance(value, (Tensor, nn.Module, AvalancheDataset, BaseTemplate, type)) or isroutine(value)
-
-
-def _plain_item(item: tuple[str, Any]) -> tuple[str, Any]:
-    name, value = item
-    if isinstance(value, Tensor) and value.numel() == 1:
-        value = value.item()  # a learning rate may be a tensor
-    return name, value if _is_plain(value) else None
 
 
 def _model_facts(model: nn.Module) -> dict[str, Any]:
@@ -240,25 +232,3 @@ def _spaces(strategy: Any) -> list[str]:
     metrics = getattr(getattr(strategy, "evaluator", None), "metrics", ())
     found = (getattr(metric, "space", None) for metric in metrics)
     return list(dict.fromkeys(space for space in found if isinstance(space, str)))
-
-
-def _stream_facts(stream: Any) -> dict[str, Any]:
-    """Return the number of experiences and their classes, of the training stream if it is known."""
-    if stream is None:
-        return {}
-    # From an experience, or the piece of one in an online stream, to the stream.
-    stream = getattr(getattr(stream, "origin_experience", None) or stream, "origin_stream", stream)
-    whole = getattr(stream, "benchmark", None)
-    stream = getattr(whole, "train_stream", stream)
-    definition = getattr(whole, "stream_definitions", {}).get(getattr(stream, "name", ""))
-    length = len(stream) if hasattr(stream, "__len__") else None
-    eager = length is not None and not getattr(definition, "is_lazy", False)
-    return {
-        "kind": None if whole is None else type(whole).__name__,
-        "experiences": length,
-        "classes": [_classes(experience) for experience in stream] if eager else None,
-    }
-
-
-def _classes(experience: Any) -> list[int]:
-    return [] if len(experience.dataset) == 0 else experience_classes(experience).tolist()

@@ -141,15 +141,12 @@ def as_rows(results: Results) -> list[ResultRow]:
     ``run``) of one method, benchmark and seed only that counts which wrote last, so that no matrix
     is put together from two of them.
     """
-    rows = read_results(results) if isinstance(results, str | os.PathLike) else list(results)
-    for row in rows:
-        if not isinstance(row, ResultRow):
-            raise wrong_type("results", "a path or rows of results", row)
-    last_run = {(row.method, row.benchmark, row.seed): row.run for row in rows if row.run}
+    rows = all_rows(results)
+    shown = shown_runs(rows)
     latest: dict[tuple[object, ...], ResultRow] = {}
     for row in rows:
         owner = (row.method, row.benchmark, row.seed)
-        if row.run and row.run != last_run[owner]:
+        if row.run and row.run != shown[owner]:
             continue
         what = (row.space, row.stream, row.metric, row.class_name)
         when = (row.after_experience, row.experience, None if row.space else row.step)
@@ -157,13 +154,31 @@ def as_rows(results: Results) -> list[ResultRow]:
     return list(latest.values())
 
 
+def all_rows(results: Results) -> list[ResultRow]:
+    """Return rows from rows or from the path of a file, those that were replaced later too."""
+    rows = read_results(results) if isinstance(results, str | os.PathLike) else list(results)
+    for row in rows:
+        if not isinstance(row, ResultRow):
+            raise wrong_type("results", "a path or rows of results", row)
+    return rows
+
+
+def shown_runs(rows: Sequence[ResultRow]) -> dict[tuple[str, str, int | None], str]:
+    """Return the run that wrote last, of each method, benchmark and seed of which runs are noted."""
+    return {(row.method, row.benchmark, row.seed): row.run for row in rows if row.run}
+
+
 def accuracy_rows(results: Results, stream: str) -> list[ResultRow]:
-    """Return the entries of all accuracy matrices of a stream."""
-    return [
-        row
-        for row in as_rows(results)
-        if row.metric == "accuracy" and row.space and row.stream == stream and not row.class_name
-    ]
+    """Return the entries of all accuracy matrices of a stream; if there are any, it must be one of them."""
+    rows = [row for row in as_rows(results) if row.metric == "accuracy" and row.space and not row.class_name]
+    return of_stream(rows, stream)
+
+
+def of_stream(rows: Sequence[ResultRow], stream: str) -> list[ResultRow]:
+    """Return the rows of one stream, which must be that of a row, if there are any."""
+    if rows:
+        check_choice("stream", stream, list(dict.fromkeys(row.stream for row in rows)))
+    return [row for row in rows if row.stream == stream]
 
 
 def result_matrix(results: Results, *, stream: str = "test") -> Tensor:
@@ -174,7 +189,7 @@ def result_matrix(results: Results, *, stream: str = "test") -> Tensor:
         stream: name of the evaluated stream.
 
     Raises:
-        ValueError: there is no accuracy, or more than one run or label space.
+        ValueError: there is no accuracy or no such stream, or more than one run or label space.
 
     >>> rows = matrix_rows(torch.tensor([[0.25], [1.0]]), method="naive", space="all")
     >>> result_matrix(rows).tolist()

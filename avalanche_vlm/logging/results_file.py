@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import os
@@ -60,16 +61,42 @@ def read_results(path: str | os.PathLike[str]) -> list[ResultRow]:
     """Return all rows of a file that `write_results` wrote, in the order that they were written in.
 
     Raises:
-        ValueError: the file has another header.
+        FileNotFoundError: there is no such file.
+        ValueError: the file has another header, or a line of it is damaged.
     """
     path = Path(path)
     data = path.read_bytes()
     whole = data[: _whole_records(data)]
     _check_header(path, whole)
+    whole = whole.removeprefix(codecs.BOM_UTF8)  # spreadsheets write one
+    try:
+        text = whole.decode()
+    except UnicodeDecodeError as error:
+        raise _damaged(path, whole.count(b"\n", 0, error.start) + 1, error) from error
     # Without translation: a line break inside of a name stays the one that it is.
-    lines = csv.reader(io.StringIO(whole.decode(), newline=""))
-    next(lines)
-    return [_row(line) for line in lines]
+    lines = csv.reader(io.StringIO(text, newline=""))
+    try:
+        next(lines)
+        return [_row(line) for line in lines]
+    except (ValueError, csv.Error) as error:
+        raise _damaged(path, lines.line_num, error) from error
+
+
+def check_results_file(path: Path) -> None:
+    """Raise `ValueError` unless results can be appended to a file, or a new one begun there."""
+    if not path.parent.is_dir():
+        raise wrong_value(
+            "path",
+            "a file in a folder that exists",
+            f"{str(path)!r}, in {str(path.parent.absolute())!r}, which is none",
+            "Make the folder first, or give another path.",
+        )
+    if path.exists():
+        with path.open("rb") as file:
+            first = file.readline()
+        # A torn header, or nothing: the next rows begin the file anew.
+        if not _HEADER_LINE.startswith(first):
+            _check_header(path, first)
 
 
 def _row(line: Sequence[str]) -> ResultRow:
@@ -120,7 +147,7 @@ def _whole_records(data: bytes) -> int:
 
 
 def _check_header(path: Path, data: bytes) -> None:
-    first = data.split(b"\n", 1)[0].decode(errors="replace").rstrip("\r")
+    first = data.removeprefix(codecs.BOM_UTF8).split(b"\n", 1)[0].decode(errors="replace").rstrip("\r")
     names = first.split(",")
     if names == HEADER:
         return
@@ -134,6 +161,15 @@ def _check_header(path: Path, data: bytes) -> None:
         )
     raise wrong_value(
         "path", f"a file with the header {','.join(HEADER)}", f"{first[:120]!r} in {path}", advice
+    )
+
+
+def _damaged(path: Path, line: int, error: Exception) -> ValueError:
+    return wrong_value(
+        "path",
+        "a file of which every line is a row of results",
+        f"line {line} of {path} ({error})",
+        "Mend that line, or delete it.",
     )
 
 

@@ -16,11 +16,12 @@ from torch import Tensor
 
 from avalanche_vlm._checks import check_type
 from avalanche_vlm._host import position_in_training, trained_experiences
+from avalanche_vlm.logging._benchmark_facts import benchmark_facts
 from avalanche_vlm.logging._written_matrices import WrittenMatrices
 from avalanche_vlm.logging.metric_name import metric_name_parts
 from avalanche_vlm.logging.provenance import check_settings, provenance, write_run
 from avalanche_vlm.logging.result_row import ResultRow, check_names
-from avalanche_vlm.logging.results_file import write_results
+from avalanche_vlm.logging.results_file import check_results_file, write_results
 
 _MOST_ROWS_KEPT = 20_000
 
@@ -67,8 +68,10 @@ class ResultsLogger(BaseLogger):
     away (evaluation on the training stream) and whatever else the name has stay parts of the
     metric's name. What a metric logs at each iteration is told apart by ``step``; what it logs
     several times at one step of one evaluation is numbered ``#2``, ``#3``, ... Evaluating the same
-    again without training in between replaces, for `as_rows`, what was there. Evaluations inside
-    ``strategy.train`` are written in this way too, and leave the matrices alone.
+    again without training in between replaces, for `as_rows`, what was there.
+
+    *Evaluations inside* ``strategy.train`` (periodic ones) leave the matrices alone, and replace
+    nothing: whatever they log has ``/in_training`` at the end of the metric's name.
 
     Only numbers are kept, tensors of one element among them. Images, confusion matrices, text and
     weights are skipped.
@@ -76,7 +79,9 @@ class ResultsLogger(BaseLogger):
     Before the first evaluation or training the logger notes what is needed to repeat the run (see
     `provenance`) beside the file, for `read_runs`; its id is in the column ``run``. One logger
     belongs to one run. A run that is resumed in a new process goes on under its id if the state of
-    its logger (`state_dict`) is carried over.
+    its logger (`state_dict`) is carried over. A second run of the same method, benchmark and seed in
+    one file replaces the first in tables and pictures from its first row on, also while it is
+    unfinished; `results_table` says so below the table, and the rows of both stay in the file.
 
     Args:
         path: the CSV file; its folder must exist.
@@ -87,7 +92,8 @@ class ResultsLogger(BaseLogger):
 
     Raises:
         TypeError: an argument has another type, or ``settings`` does not fit into JSON.
-        ValueError: ``method`` is empty, or at the first callback: the file has another header.
+        ValueError: ``method`` is empty; before anything is trained or evaluated: the folder does not
+            exist, or the file has another header.
 
     >>> ResultsLogger("results.csv", method="LoRA", seed=0, settings={"preset": "setting-a"})
     ResultsLogger('results.csv')
@@ -111,8 +117,10 @@ class ResultsLogger(BaseLogger):
         self.seed = seed
         self.settings = check_settings(settings)
         self.run = ""
+        self._facts: dict[str, Any] | None = None
         self._trained: set[int] = set()
         self._in_training = False
+        self._in_evaluation = False
         self._evaluated: list[str] = []
         self._written = WrittenMatrices()
         self._columns: list[dict[str, Any]] = []
@@ -151,7 +159,9 @@ class ResultsLogger(BaseLogger):
 
     def before_training(self, strategy: Any, metric_values: Any = (), **kwargs: Any) -> None:
         """Note that evaluations are periodic ones until training has ended."""
-        self._in_training = True
+        check_results_file(self.path)
+        self._describe(strategy)
+        self._in_training, self._in_evaluation = True, False
         self._repeats.clear()
 
     def before_train_dataset_adaptation(self, strategy: Any, metric_values: Any = (), **kwargs: Any) -> None:
@@ -167,13 +177,17 @@ class ResultsLogger(BaseLogger):
 
     def after_training(self, strategy: Any, metric_values: Any = (), **kwargs: Any) -> None:
         """Append what training has logged."""
-        self._in_training = False
+        self._in_training = self._in_evaluation = False
         self._begin(strategy)
         self._add_matrices(strategy, evaluated=())
         self._write()
 
     def before_eval(self, strategy: Any, metric_values: Any = (), **kwargs: Any) -> None:
         """Start an evaluation."""
+        if not self._in_training:
+            check_results_file(self.path)
+            self._describe(strategy)
+        self._in_evaluation = True
         self._evaluated = []
         self._repeats.clear()
 
@@ -192,23 +206,32 @@ class ResultsLogger(BaseLogger):
         self._begin(strategy)
         if not self._in_training:
             self._add_matrices(strategy, evaluated=self._evaluated)
+        self._in_evaluation = False
         self._write()
 
     # What becomes of it.
 
+    def _describe(self, strategy: Any) -> None:
+        """Take down what the strategy is, before plugins have filled what they hold."""
+        if not self.run and self._facts is None:
+            self._facts = provenance(
+                strategy,
+                method=self.method,
+                benchmark=self.benchmark,
+                seed=self.seed,
+                settings=self.settings,
+            )
+
     def _begin(self, strategy: Any) -> None:
         if self.run:
             return
-        facts = provenance(
-            strategy,
-            stream=strategy.experience,
-            method=self.method,
-            benchmark=self.benchmark,
-            seed=self.seed,
-            settings=self.settings,
-        )
+        self._describe(strategy)
+        assert self._facts is not None
+        facts, self._facts = self._facts, None
+        # Which data it runs on is not known any earlier.
+        facts["benchmark"] |= benchmark_facts(strategy.experience)
         self.method = str(facts["method"])
-        write_results(self.path, [])  # a file that cannot be appended to stops the run here
+        write_results(self.path, [])  # a file that cannot be written to stops the run here
         self.run = write_run(self.path, facts)
 
     def _place(self, value: MetricValue, name: str) -> dict[str, Any]:
@@ -219,6 +242,8 @@ class ResultsLogger(BaseLogger):
             place = (columns["metric"], columns["stream"], columns["experience"])
             if self._names.setdefault(place, name) != name:
                 columns["metric"] = name  # two names that differ in what has no column
+        if self._in_training and self._in_evaluation:
+            columns = {**columns, "metric": f"{columns['metric']}/in_training"}
         step = int(value.x_plot) if isinstance(value.x_plot, Real) else None
         place = {"after_experience": len(self._trained), "step": step, **columns}
         key = tuple(sorted((name, str(content)) for name, content in place.items()))

@@ -14,8 +14,9 @@ from rich.text import Text
 
 from avalanche_vlm._checks import wrong_value
 from avalanche_vlm.functional.label_space import LabelSpace
+from avalanche_vlm.logging._footnotes import footnotes
 from avalanche_vlm.logging.result_row import ResultRow, Results
-from avalanche_vlm.logging.results import as_rows
+from avalanche_vlm.logging.results import all_rows, as_rows, of_stream
 
 UNDEFINED = "–"
 
@@ -63,6 +64,9 @@ def results_table(
     Of a run that is still going on, or was logged while it went, the latest summaries count: those
     after the most experiences.
 
+    Below the table stands which seeds are unfinished, and which runs are not shown because another of
+    the same method, benchmark and seed wrote later.
+
     Over several seeds a cell is the mean ± the standard deviation of the sample. Lines are in the
     order of the results; with several benchmarks there is one a benchmark and method. Names and
     headings are shown letter by letter, whatever they would mean to rich, and long names go on in
@@ -78,14 +82,16 @@ def results_table(
         A table of the package rich: ``rich.print(table)``, or `table_text`.
 
     Raises:
-        ValueError: there are no results, or no columns.
+        ValueError: there are no results, no columns, or results in label spaces but none of the stream.
     """
-    rows = as_rows(results)
+    every = all_rows(results)
+    rows = as_rows(every)
     if not rows:
         raise wrong_value("results", "at least one row", "none", "Write results of a run first.")
     if not columns:
         raise wrong_value("columns", "at least one column", "none")
     lines = list(dict.fromkeys((row.benchmark, row.method) for row in rows))
+    of_stream([row for row in rows if row.space], stream)
     places = {(column.metric, column.space) for column in columns}
     rows = [
         row
@@ -96,7 +102,7 @@ def results_table(
     # Texts, because rich reads a string as markup: it would swallow the end of "LoRA [r=8]".
     table = Table(
         title=None if title is None else Text(title, style="table.title"),
-        caption=Text(_caption(columns), style="table.caption"),
+        caption=Text("\n".join([_caption(columns), *footnotes(every, stream)]), style="table.caption"),
         box=box.SIMPLE_HEAD,
     )
     # Where the line is too short, names give way: half a number is none.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import torch
@@ -35,11 +36,13 @@ class ClassAccuracyMetric(PluginMetric[dict[str, dict[int, float]]]):
 
     At the end of an evaluation ``ClassAccuracy_<space>/eval_phase/<stream>_stream/<class>`` is
     logged for each class, by its name in ``strategy.model.class_names``, or its id if the model has
-    none. `avalanche_vlm.logging.ResultsLogger` writes rows with the metric ``class_accuracy``, the
-    class's name, and as experience the number (from 0, in the order of training) of the experience
-    that the class was first trained in; `plot_forgetting_per_class` draws them. Evaluations inside
+    none. A name that several data sets have is followed by that of the data set, as in
+    ``lotus (flowers102)``. `avalanche_vlm.logging.ResultsLogger` writes rows with the metric
+    ``class_accuracy``, the class's name, and as experience the number (from 0, in the order of
+    training) of the experience that the class was first trained in; `plot_forgetting_per_class`
+    draws them. Evaluations inside
     ``strategy.train`` (periodic ones) are told apart by another name of the metric,
-    ``ClassAccuracy_<space>``.
+    ``ClassAccuracy_<space>/in_training``.
 
     Args:
         space: which classes an image is compared with.
@@ -157,14 +160,14 @@ class ClassAccuracyMetric(PluginMetric[dict[str, dict[int, float]]]):
 
     def after_eval(self, strategy: Any) -> list[MetricValue]:
         """Log the accuracies of this evaluation."""
-        names = getattr(strategy.model, "class_names", None) or ()
+        names = _unambiguous(getattr(strategy.model, "class_names", None) or ())
         values: list[MetricValue] = []
         for stream, counts in self._counts.items():
             accuracies = {label: right / count for label, (count, right) in sorted(counts.items())}
             if accuracies and not self._in_training:
                 self._last[stream] = accuracies
             for label, accuracy in accuracies.items():
-                name = str(names[label]) if label < len(names) else str(label)
+                name = names[label] if label < len(names) else str(label)
                 values.append(self._value(strategy, stream, label, name, accuracy))
         return values
 
@@ -185,3 +188,13 @@ class ClassAccuracyMetric(PluginMetric[dict[str, dict[int, float]]]):
         self._columns: Tensor | None = None
         self._targets: list[Tensor] = []
         self._correct: list[Tensor] = []
+
+
+def _unambiguous(class_names: Sequence[Any]) -> list[str]:
+    """Return the names by class id; those that occur more than once with their data set, or their id."""
+    names, datasets = list(map(str, class_names)), getattr(class_names, "datasets", ())
+    counts = Counter(names)
+    return [
+        name if counts[name] == 1 else f"{name} ({datasets[label] if datasets else label})"
+        for label, name in enumerate(names)
+    ]

@@ -14,9 +14,12 @@ from avalanche_vlm.metrics.stored_bytes import stored_bytes
 
 @final
 class MemoryMetric(PluginMetric[dict[str, int]]):
-    """Bytes that the plugins and storage policies of a strategy hold, after each training experience.
+    """Bytes that a strategy and its plugins hold beside the model, after each training experience.
 
-    `stored_bytes` says what counts. ``StoredBytes/<plugin>`` is logged for each part, and
+    `stored_bytes` says what counts. In the host's reservoir buffers that is the samples, and the random
+    weight of each that decides which ones stay, so they hold a few bytes more than their samples.
+
+    ``StoredBytes/<plugin>`` is logged for each part, and
     ``StoredBytes`` for all together; `avalanche_vlm.logging.ResultsLogger` writes rows with the
     metrics ``stored_bytes/<plugin>`` and ``stored_bytes``.
 

@@ -40,14 +40,17 @@ def stored_bytes(strategy: Any) -> dict[str, int]:
       memory of these samples would cost; that they may still lie in the data set that they came
       from, or on disk, is left aside.
 
+    Parts are the plugins, and the storage policies and data sets that the strategy itself keeps, such as
+    the ``dataset`` of the host's ``Cumulative``.
+
     What belongs to the strategy's own model, optimizer or evaluator does not count, nor do
-    experiences, streams and benchmarks; a *copy* of the model does.
+    its criterion, experiences, streams and benchmarks; a *copy* of the model does.
 
     Args:
         strategy: any strategy of the host.
 
     Returns:
-        Bytes by the class name of the plugin (or the attribute that holds a storage policy),
+        Bytes by the class name of the plugin (or the attribute of the strategy that holds the part),
         numbered where a name occurs more than once, then ``"total"``. What two parts share counts
         for each, and once in the total.
     """
@@ -65,12 +68,15 @@ def stored_bytes(strategy: Any) -> dict[str, int]:
 
 
 def _parts(strategy: Any) -> Iterator[tuple[str, Any]]:
+    # A criterion that is a plugin keeps account of classes, and has no memory.
+    criterion = getattr(strategy, "_criterion", None)
     for plugin in strategy.plugins:
         # The host adds these to every strategy.
-        if not isinstance(plugin, (EvaluationPlugin, PeriodicEval, Clock)):
+        if plugin is not criterion and not isinstance(plugin, (EvaluationPlugin, PeriodicEval, Clock)):
             yield type(plugin).__name__, plugin
     for name, value in vars(strategy).items():
-        if isinstance(value, ExemplarsBuffer):
+        # What is trained on at present is not kept.
+        if isinstance(value, (ExemplarsBuffer, AvalancheDataset)) and name != "adapted_dataset":
             yield name, value
 
 

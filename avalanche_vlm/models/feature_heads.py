@@ -111,7 +111,7 @@ class CosineHead(TextHead):
         """Return the rows (K, D) of the weights."""
         if self.weight is None:  # forward has checked that names are set
             raise RuntimeError("set_classes comes first")
-        return self.weight[class_ids.to(self.weight.device)]
+        return self.weight.index_select(0, class_ids.to(self.weight.device))
 
     def config(self) -> dict[str, Any]:
         """Return the kind and configuration of the initial head."""

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -205,6 +204,9 @@ def add_lora(tower: nn.Module, lora: LoRA) -> None:
             "Leave this tower out with LoRA(towers=...), or train it in full.",
         )
     pattern = r".*\.(" + "|".join(TARGETS[target].replace(".", r"\.") for target in lora.targets) + ")"
+    # Not at the top: importing peft takes as long as some runs here.
+    from peft import LoraConfig, inject_adapter_in_model
+
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.rank if lora.alpha is None else lora.alpha,  # pyright: ignore[reportArgumentType]

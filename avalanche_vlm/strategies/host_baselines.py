@@ -60,7 +60,8 @@ def host_baselines(*, memory_size: int, n_experiences: int) -> dict[str, Strateg
     The values are starting points and not tuned: see `avalanche_vlm.selection`. Those of EWC and MAS
     belong to a batch size, because the host takes the gradient of a batch for that of a sample.
     DER and ER-ACE compute their losses over all named classes once they have a memory, whatever the
-    criterion. SI and GDumb are built of this package's plugins, which mend the host's. Left out is
+    criterion. SI and GDumb are built of this package's plugins, which mend the host's. After training
+    take ``strategy.model``: GDumb trains copies. Left out is
     ``StreamingLDA``, which trains no model: give it ``slda_model=model.backbone.image_tower`` on
     images, or ``torch.nn.Identity()`` on embeddings.
 

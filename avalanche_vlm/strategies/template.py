@@ -6,19 +6,34 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypedDict
 
 import torch
+from avalanche.evaluation import PluginMetric
 from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.templates.common_templates import SupervisedTemplate
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from avalanche_vlm._checks import check_count, check_type, wrong_type, wrong_value
 from avalanche_vlm._host import experience_classes
 from avalanche_vlm.models import CLIPClassifier
 from avalanche_vlm.plugins import LabelSpaceCrossEntropy
+from avalanche_vlm.plugins.fast_loader import fast_loader
+from avalanche_vlm.strategies.gradient_step import GradientStep, Precision
 
 
 class TemplateArguments(TypedDict, total=False):
-    """The host's own arguments, which every strategy here passes on."""
+    """The host's own arguments, which every strategy here passes on, and those of `VLMTemplate`.
+
+    Attributes:
+        fast_loading: whether batches are indexed at once where the data are tensors, as
+            `fast_loader` says: the same batches, sooner. False leaves the host's loaders alone.
+        precision: ``"bf16"`` or ``"fp16"`` runs the forward pass and the criterion, in training and
+            evaluation, under torch's autocast. Parameters and gradients stay fp32, and logits are
+            handed on as fp32. With fp16 the loss is scaled; fp16 on the CPU works, and is slow.
+        max_gradient_norm: largest norm of all gradients together, at each step; None for no limit.
+        accumulate_batches: number of batches whose gradients make one step, that of one batch of
+            all their samples. The batches that are left at the end of an epoch make one too.
+    """
 
     criterion: Callable[[Tensor, Tensor], Tensor] | nn.Module
     train_mb_size: int
@@ -28,6 +43,10 @@ class TemplateArguments(TypedDict, total=False):
     evaluator: EvaluationPlugin | Callable[[], EvaluationPlugin]
     eval_every: int
     peval_mode: str
+    fast_loading: bool
+    precision: Precision
+    max_gradient_norm: float | None
+    accumulate_batches: int
 
 
 class _ResumePoint(NamedTuple):
@@ -48,17 +67,33 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
     - the optimizer holds what trains and nothing else: parameters that were frozen are taken out,
       new ones join the first group (the host adds every parameter it finds and takes none out);
     - a model in which nothing trains is refused, instead of training nothing for hours;
-    - the evaluation batch is as large as the training batch, not 1.
+    - the evaluation batch is as large as the training batch, not 1;
+    - batches of tensors are indexed at once, whichever plugin chose the loader;
+    - mixed precision, clipping and accumulation are arguments, see `TemplateArguments`.
+
+    What plugins see of the last point: a term that is added to ``strategy.loss`` in
+    ``before_backward`` needs no special case. ``before_update`` and ``after_update`` are called once
+    a step, and there the gradients are those of the step, before they are clipped. All other
+    callbacks are called for each batch, and in ``after_backward`` the gradients are those of this
+    batch alone, unscaled. So a plugin that sets gradients to zero or calls ``backward`` for
+    gradients of its own (A-GEM, GEM) loses nothing, but what it computes outside ``forward`` and
+    ``criterion`` is neither under autocast nor scaled. A step that fp16 leaves out, because a
+    gradient is not finite, counts for callbacks as one that was made.
 
     Args:
         model: the classifier; its classes have names.
         optimizer: made of ``model.parameters()``.
         plugins: further plugins of ours or the host's; the list is not changed.
+        fast_loading: see `TemplateArguments`, as for the arguments that follow.
+        precision: likewise.
+        max_gradient_norm: likewise.
+        accumulate_batches: likewise.
         **template: the host's arguments.
 
     Raises:
         TypeError: ``model`` is not a `CLIPClassifier`.
-        ValueError: at the first training, a model without anything that trains.
+        ValueError: an argument is out of its range; at the first training, a model without anything
+            that trains.
     """
 
     _resume_point: _ResumePoint | None = None
@@ -69,6 +104,10 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
         model: CLIPClassifier,
         optimizer: Optimizer,
         plugins: Sequence[Any] = (),
+        fast_loading: bool = True,
+        precision: Precision = "fp32",
+        max_gradient_norm: float | None = None,
+        accumulate_batches: int = 1,
         **template: Any,
     ) -> None:
         check_type("model", model, CLIPClassifier)
@@ -80,9 +119,22 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
         for name in ("train_mb_size", "eval_mb_size"):
             if template.get(name) is not None:
                 check_count(name, template[name])
+        check_type("fast_loading", fast_loading, bool)
+        self.fast_loading = fast_loading
+        self._gradient_step = GradientStep(
+            precision=precision,
+            max_gradient_norm=max_gradient_norm,
+            accumulate_batches=accumulate_batches,
+            device=torch.device(template.get("device", "cpu")),
+        )
         template.setdefault("criterion", LabelSpaceCrossEntropy("seen"))
         template.setdefault("eval_mb_size", template.get("train_mb_size", 1))
         super().__init__(model=model, optimizer=optimizer, plugins=[*plugins], **template)
+
+    @property
+    def gradient_scaler(self) -> GradScaler | None:
+        """What scales the loss under fp16, whose ``state_dict`` belongs to a checkpoint; else None."""
+        return self._gradient_step.gradient_scaler
 
     def make_train_dataloader(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, **kwargs: Any
@@ -124,9 +176,7 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
             self._resume_point.begin()
         super()._before_training(**kwargs)
 
-    def _train_exp(
-        self, experience: Any, eval_streams: Any = None, **kwargs: Any
-    ) -> None:
+    def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
         """Train the epochs of an experience: all, or those that are left in a resumed one."""
         point, self._resume_point = self._resume_point, None
         if point is not None:
@@ -138,3 +188,97 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
                 break
             self.training_epoch(**kwargs)
             self._after_training_epoch(**kwargs)
+
+    def training_epoch(self, **kwargs: Any) -> None:
+        """Train on each batch once, with a step after every ``accumulate_batches`` of them."""
+        if self.fast_loading:
+            # Not before: until the first batch is asked for, plugins may set another loader.
+            self.dataloader = fast_loader(self.dataloader)
+        step, last = self._gradient_step, _length(self.dataloader) - 1
+        step.forget_batches()
+        for index, batch in enumerate(self.dataloader):
+            if self._stop_training:
+                break
+            self.mbatch = batch
+            self._unpack_minibatch()
+            self._before_training_iteration(**kwargs)
+
+            self.optimizer.zero_grad()
+            self.loss = self._make_empty_loss()
+            self._before_forward(**kwargs)
+            self.mb_output = self.forward()
+            self._after_forward(**kwargs)
+            self.loss += self.criterion()
+
+            self._before_backward(**kwargs)
+            self.backward()
+            self._after_backward(**kwargs)
+
+            if step.add_batch(self.optimizer, len(self.mb_y), last=index == last):
+                self._before_update(**kwargs)
+                self.optimizer_step()
+                self._after_update(**kwargs)
+
+            self._after_training_iteration(**kwargs)
+
+    def eval_epoch(self, **kwargs: Any) -> None:
+        """Evaluate on each batch of the loader."""
+        if self.fast_loading:
+            self.dataloader = fast_loader(self.dataloader)
+        super().eval_epoch(**kwargs)
+
+    def forward(self) -> Any:
+        """Return the model's output for the current batch, as fp32."""
+        with self._gradient_step.autocast():
+            output = super().forward()
+        reduced = isinstance(output, Tensor) and output.dtype in (torch.bfloat16, torch.float16)
+        return output.float() if reduced else output
+
+    def criterion(self) -> Any:
+        """Return the loss of the current batch."""
+        with self._gradient_step.autocast():
+            return super().criterion()
+
+    def backward(self) -> None:
+        """Compute the gradients of the loss."""
+        self._gradient_step.backward(self.loss, self.optimizer, retain_graph=self.retain_graph)
+
+    def optimizer_step(self) -> None:
+        """Update the parameters."""
+        self._gradient_step.step(self.optimizer)
+
+
+def _length(loader: Any) -> int:
+    return len(loader) if hasattr(loader, "__len__") else 0
+
+
+def _trigger(event: str) -> Callable[..., None]:
+    """Return the host's trigger of a callback, but for an evaluator in which nothing listens to it.
+
+    The host's evaluator copies the experience at every callback of every batch, metrics or not.
+    """
+
+    def trigger(self: VLMTemplate, **kwargs: Any) -> None:
+        for plugin in self.plugins:
+            if plugin is not self.evaluator or _listens(self.evaluator, event):
+                callback = getattr(plugin, event, None)
+                if callback is not None:
+                    callback(self, **kwargs)
+
+    return trigger
+
+
+def _listens(evaluator: EvaluationPlugin, event: str) -> bool:
+    if type(evaluator) is not EvaluationPlugin or len(evaluator.loggers) > 0:
+        return True
+    silent = getattr(PluginMetric, event, None)
+    callbacks = (getattr(metric, event, None) for metric in evaluator.metrics)
+    return any(getattr(callback, "__func__", None) is not silent for callback in callbacks)
+
+
+for _event in (
+    *("before_training_iteration", "before_forward", "after_forward", "before_backward", "after_backward"),
+    *("before_update", "after_update", "after_training_iteration"),
+    *("before_eval_iteration", "before_eval_forward", "after_eval_forward", "after_eval_iteration"),
+):
+    setattr(VLMTemplate, f"_{_event}", _trigger(_event))

@@ -237,6 +237,12 @@ def test_forgetting_is_the_best_since_learned_minus_the_last():
     assert shown_bars(later) == pytest.approx({"cat": 0.0, "dog": 0.0})
 
 
+def test_an_unknown_stream_is_named(results):
+    for draw in (plot_accuracy_matrices, plot_accuracy_over_experiences):
+        with pytest.raises(ValueError, match="`stream` must be one of 'test'; got 'tset'"):
+            draw(results, space="all", stream="tset")
+
+
 def test_forgetting_over_seeds_is_a_mean_with_whiskers():
     rows = [
         *class_rows({"cat": [0.0, 0.8, 0.2], "dog": [0.0, 0.5, 0.4]}, seed=0),
@@ -281,7 +287,7 @@ def test_a_picture_of_forgetting_needs_its_numbers(results):
         ({"most": 0}, ValueError, "`most` must be a whole number of at least 1"),
         ({"results": results}, ValueError, "ClassAccuracyMetric logs them"),
         ({"results": class_rows({"cat": [0.5]})}, ValueError, "`results` must be classes that were learned"),
-        ({"stream": "train"}, ValueError, "`results` must be rows with accuracies of single classes"),
+        ({"stream": "train"}, ValueError, "`stream` must be one of 'test'; got 'train'"),
     ):
         with pytest.raises(error, match=sentence):
             plot_forgetting_per_class(**{"results": rows, "method": "m", **arguments})

@@ -373,6 +373,95 @@ def test_columns_can_be_chosen_and_benchmarks_are_told_apart():
     assert cells(own)["Start"] == ["50.0", "50.0"]
 
 
+def notes(table):
+    return str(table.caption).split("\n")[1:]
+
+
+def seeds_of(*reached, method="naive", run="", benchmark=""):
+    """Runs of three experiences, seed by seed, after so many of them."""
+    found = []
+    for seed, after in enumerate(reached):
+        matrix = torch.full((4, 3), 0.5, dtype=torch.float64)
+        matrix[after + 1 :] = NAN
+        found += matrix_rows(
+            matrix, method=method, space="seen", seed=seed, run=run and f"{run}{seed}", benchmark=benchmark
+        )
+    return found
+
+
+def test_table_tells_of_unfinished_seeds():
+    assert notes(results_table(seeds_of(3, 3))) == []
+    assert notes(results_table(seeds_of(3, 1))) == ["naive: 1 of 2 seeds only after 1 of 3 experiences"]
+    assert notes(results_table(seeds_of(1))) == ["naive: only after 1 of 3 experiences"]
+    assert notes(results_table(seeds_of(0, 3))) == ["naive: 1 of 2 seeds only after 0 of 3 experiences"]
+    assert notes(results_table(seeds_of(0, 0, method="zero-shot"))) == []
+    several = [*seeds_of(1, 2, 1, 3), *seeds_of(3, method="joint"), *seeds_of(2, benchmark="b", method="EWC")]
+    assert notes(results_table(several)) == [
+        "naive: 2 of 4 seeds only after 1 of 3 experiences",
+        "naive: 1 of 4 seeds only after 2 of 3 experiences",
+        "EWC on b: only after 2 of 3 experiences",
+    ]
+    # It is about the stream of the table, whose rows alone stand in it.
+    valid = matrix_rows(torch.full((2, 1), 0.5), method="naive", space="seen", seed=1, stream="valid")
+    assert notes(results_table([*seeds_of(3, 1), *valid], stream="valid")) == []
+
+
+def test_table_tells_of_runs_that_are_not_shown():
+    finished, unfinished = seeds_of(3, 3, run="a"), seeds_of(1, run="b")
+    assert notes(results_table([*unfinished, *finished])) == [
+        "another run of naive, seed 0, after 1 of 3 experiences, is not shown"
+    ]
+    assert notes(results_table([*finished, *unfinished])) == [
+        "naive: 1 of 2 seeds only after 1 of 3 experiences",
+        "another run of naive, seed 0, after 3 of 3 experiences, is not shown",
+    ]
+    # A run that has begun, and not been evaluated yet, hides the others already.
+    begun = ResultRow(run="c", method="naive", seed=0, metric="Loss_Epoch", stream="train", value=1.0)
+    assert notes(results_table([*seeds_of(3, run="a"), *seeds_of(3, run="b"), begun])) == [
+        "2 other runs of naive, seed 0, after 3 of 3 experiences, are not shown"
+    ]
+    text = " ".join(table_text(results_table([*finished, *unfinished])).split())
+    assert text.endswith("is not shown")
+
+
+def test_a_stream_that_was_not_evaluated_is_named():
+    found = [*seeds_of(3), *matrix_rows(joint(), method="m", space="seen", stream="valid")]
+    for action in (results_table, result_matrix):
+        with pytest.raises(ValueError, match="`stream` must be one of 'test', 'valid'; got 'vaild'"):
+            action(found, stream="vaild")
+    # Before the first evaluation there is none.
+    loss = ResultRow(method="m", metric="Loss_Epoch", stream="train", value=1.0)
+    assert cells(results_table([loss]))["Last"] == ["–"]
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        (b",m,,,all,test,accuracy,1,0,,,half\n", "'half'"),
+        (b",m,,,all,test,accuracy,one,0,,,0.5\n", "'one'"),
+        (b",m,,,all,test,accuracy\n", "12"),
+        (b",\xff,,,all,test,accuracy,1,0,,,0.5\n", "utf-8"),
+    ],
+)
+def test_a_damaged_line_is_named(tmp_path, line, problem):
+    path = tmp_path / "results.csv"
+    write_results(path, matrix_rows(joint(1), method="m", space="all"))
+    number = path.read_bytes().count(b"\n") + 1
+    path.write_bytes(path.read_bytes() + line)
+    write_results(path, matrix_rows(joint(1), method="m", space="all"))
+    with pytest.raises(ValueError, match=rf"`path` must be .*line {number} of .*results\.csv .*{problem}"):
+        read_results(path)
+
+
+def test_a_byte_order_mark_is_read_past(tmp_path):
+    path = tmp_path / "results.csv"
+    found = matrix_rows(joint(1), method="m", space="all")
+    write_results(path, found)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    write_results(path, found)
+    assert comparable(read_results(path)) == comparable(2 * found)
+
+
 def test_table_text_is_plain():
     text = table_text(results_table(example_rows(), title="Digits"))
     assert "\x1b" not in text

@@ -155,10 +155,13 @@ def test_periodic_evaluation_leaves_the_matrix_alone(path, benchmark):
         ):
             continue
         parts = metric_name_parts(name)
+        metric, *place = parts.values()
         own = [
             (row.step, row.value)
             for row in kept
-            if (row.metric, row.stream, row.experience) == tuple(parts.values()) and not row.space
+            if row.metric in (metric, f"{metric}/in_training")
+            and [row.stream, row.experience] == place
+            and not row.space
         ]
         expected = list(dict.fromkeys(zip(steps, map(float, values), strict=True)))
         assert sorted(set(own)) == sorted(expected), name
@@ -166,9 +169,32 @@ def test_periodic_evaluation_leaves_the_matrix_alone(path, benchmark):
     assert len(minibatches) == strategy.clock.train_iterations == 18
     assert {row.stream for row in minibatches} == {"train"}
     # Before each epoch's end, and after the training, there are numbers of the same stream.
-    periodic = [row for row in kept if row.metric == "Accuracy_all" and row.experience == 0]
+    periodic = [row for row in kept if row.metric == "Accuracy_all/in_training" and not row.experience]
     assert len({row.step for row in periodic}) > 3
     assert not any(row.space for row in periodic)
+
+
+def test_evaluations_in_training_replace_none_outside(path, benchmark):
+    metrics = [*continual_metrics(spaces=("all",)), *accuracy_metrics(epoch=True, stream=True)]
+    strategy = make(ResultsLogger(path), metrics, eval_every=1)
+    stream = benchmark.test_stream
+    expected, epochs = {}, set()
+    name = "Top1_Acc_Stream/eval_phase/test_stream/Task000"
+    for number, experience in enumerate(benchmark.train_stream, start=1):
+        # Also before the first epoch, at the very iteration of the evaluation before.
+        strategy.train(experience, eval_streams=[[stream[0]]])
+        expected[number] = strategy.eval(stream)[name]
+        epochs.add(strategy.clock.train_iterations)
+    rows = as_rows(path)
+    real = [row for row in rows if row.metric == "Top1_Acc_Stream"]
+    assert {row.after_experience: row.value for row in real} == expected
+    assert len(real) == 3
+    inside = [row for row in rows if row.metric == "Top1_Acc_Stream/in_training"]
+    assert {row.step for row in inside} == {0, *epochs}
+    assert {row.value for row in inside} != set(expected.values())
+    # What training itself logs is no evaluation, in training or not.
+    assert len([row for row in rows if row.metric == "Top1_Acc_Epoch"]) == 3
+    same_matrices(path, metrics[:1])
 
 
 def test_every_number_of_the_host_is_kept_and_nothing_else(path, benchmark):
@@ -381,6 +407,36 @@ def test_an_existing_file_is_appended_to_or_refused(path, benchmark):
     with pytest.raises(ValueError, match="`path` must be a file with the header"):
         strategy.train(benchmark.train_stream[0])
     assert strategy.clock.train_iterations == 0
+
+
+@pytest.mark.parametrize("first", ["train", "eval"])
+def test_a_file_that_cannot_be_is_refused_before_anything(tmp_path, benchmark, first):
+    class Untouched(SupervisedPlugin):
+        def before_train_dataset_adaptation(self, strategy, **kwargs):
+            raise AssertionError
+
+        before_eval_dataset_adaptation = before_train_dataset_adaptation
+
+    old = tmp_path / "old.csv"
+    old.write_text("method,benchmark,seed,space,metric,after_experience,experience,value\n")
+    for file, sentence in (
+        (tmp_path / "nowhere" / "x.csv", "`path` must be a file in a folder that exists; .*Make the folder"),
+        (old, "`path` must be a file with the header .*begin a new file"),
+    ):
+        strategy = make(ResultsLogger(file), continual_metrics(), plugins=[Untouched()])
+        with pytest.raises(ValueError, match=sentence):
+            getattr(strategy, first)(
+                getattr(benchmark, "train_stream" if first == "train" else "test_stream")
+            )
+    assert [file.name for file in tmp_path.iterdir()] == ["old.csv"]
+
+
+@pytest.mark.parametrize("length", [0, 7])
+def test_a_torn_header_is_no_other_header(path, benchmark, length):
+    path.write_bytes(b"run,method,benchmark"[:length])
+    strategy = make(ResultsLogger(path), continual_metrics())
+    strategy.eval(benchmark.test_stream)
+    assert read_results(path)
 
 
 def test_many_numbers_are_written_on_the_way(path, benchmark, monkeypatch):

@@ -12,9 +12,11 @@ from torch import nn
 from torch.optim import SGD
 from torch.utils.data import TensorDataset
 
+from avalanche_vlm.benchmarks import tensor_benchmark
 from avalanche_vlm.logging import ResultsLogger, read_results
 from avalanche_vlm.metrics import ClassAccuracyMetric
 from avalanche_vlm.testing import TINY_CLASSES, tiny_benchmark, tiny_classifier
+from avalanche_vlm.text import ClassNames
 
 SPACES = ("seen", "all", "experience")
 
@@ -105,6 +107,34 @@ def test_a_class_in_several_experiences_is_counted_over_all(tmp_path):
     }
 
 
+@pytest.mark.parametrize(
+    ("class_names", "shown"),
+    [
+        (ClassNames(["lotus", "chair", "lotus"], ["objects", "objects", "flowers"]),
+         ["lotus (objects)", "chair", "lotus (flowers)"]),
+        (["lotus", "chair", "lotus"], ["lotus (0)", "chair", "lotus (2)"]),
+    ],
+)  # fmt: skip
+def test_classes_of_one_name_are_told_apart(tmp_path, class_names, shown):
+    path = tmp_path / "results.csv"
+    x, y = torch.eye(3), torch.arange(3)
+    benchmark = tensor_benchmark((x, y), (x, y), class_names=list("abc"), n_experiences=3)
+    model = nn.Linear(3, 3)
+    model.class_names = class_names
+    metric = ClassAccuracyMetric("all")
+    strategy = make([metric], model=model, loggers=[ResultsLogger(path)])
+    expected = {}
+    for trained in range(2):
+        if trained:
+            strategy.train(benchmark.train_stream[0])
+        strategy.eval(benchmark.test_stream)
+        expected |= {(trained, shown[label]): value for label, value in metric.result()["test"].items()}
+    rows = read_results(path)
+    assert {row.metric for row in rows} == {"class_accuracy"}
+    assert {(row.after_experience, row.class_name): row.value for row in rows} == expected
+    assert len(rows) == len(expected) == 6
+
+
 def test_periodic_evaluations_do_not_count(benchmark, tmp_path):
     path = tmp_path / "results.csv"
     metric = ClassAccuracyMetric("all")
@@ -112,7 +142,7 @@ def test_periodic_evaluations_do_not_count(benchmark, tmp_path):
     strategy.train(benchmark.train_stream[0], eval_streams=[benchmark.test_stream])
     assert metric.result() == {}
     rows = read_results(path)
-    assert {(row.metric, row.space) for row in rows} == {("ClassAccuracy_all", "")}
+    assert {(row.metric, row.space) for row in rows} == {("ClassAccuracy_all/in_training", "")}
     assert {row.class_name for row in rows} == set(TINY_CLASSES)
     keys = [(row.class_name, row.step, row.metric) for row in rows]
     assert len({row.step for row in rows}) > 1

@@ -10,7 +10,7 @@ import torch
 from avalanche.benchmarks import nc_benchmark
 from avalanche.benchmarks.utils import AvalancheDataset, DataAttribute, as_classification_dataset
 from avalanche.core import SupervisedPlugin
-from avalanche.training import JointTraining, LwF, Naive
+from avalanche.training import Cumulative, JointTraining, LwF, Naive
 from avalanche.training.plugins import EvaluationPlugin, EWCPlugin, LwFPlugin, ReplayPlugin
 from avalanche.training.storage_policy import ClassBalancedBuffer
 from PIL import Image
@@ -21,6 +21,7 @@ from torchvision import transforms
 
 from avalanche_vlm.logging import ResultsLogger, read_results
 from avalanche_vlm.metrics import MemoryMetric, stored_bytes
+from avalanche_vlm.plugins import LabelSpaceCrossEntropy
 from avalanche_vlm.testing import tiny_benchmark, tiny_classifier
 
 WEIGHTS = 4 * (5 * 6 + 6)  # bytes of the model below
@@ -164,6 +165,29 @@ def test_a_policy_of_the_strategy_itself_counts(benchmark):
     strategy.storage_policy.post_adapt(strategy, benchmark.train_stream[0])
     expected = 4 * 36 + storages(strategy.storage_policy)
     assert stored_bytes(strategy) == {"storage_policy": expected, "total": expected}
+
+
+def test_the_data_that_cumulative_keeps_count(benchmark):
+    strategy = make(kind=Cumulative)
+    for number, experience in enumerate(benchmark.train_stream, start=1):
+        strategy.train(experience)
+        expected = number * 8 * (5 * 4 + 8 + 8)
+        assert stored_bytes(strategy) == {"dataset": expected, "total": expected}
+
+
+def test_the_criterion_and_what_is_trained_on_do_not_count():
+    benchmark = tiny_benchmark()
+    model = tiny_classifier(trainable="image")
+    strategy = Naive(
+        model=model,
+        optimizer=SGD(model.parameters(), lr=0.1),
+        criterion=LabelSpaceCrossEntropy("seen"),
+        evaluator=EvaluationPlugin(loggers=[ResultsLogger("never written.csv")]),
+    )
+    strategy.adapted_dataset = benchmark.train_stream[0].dataset
+    strategy._criterion.columns = torch.arange(6)
+    assert strategy._criterion in strategy.plugins
+    assert stored_bytes(strategy) == {"total": 0}
 
 
 class Pictures(Dataset):

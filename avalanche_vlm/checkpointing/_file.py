@@ -1,0 +1,129 @@
+"""The file of a checkpoint: written whole or not at all, checked before anything in it is used.
+
+Layout: 8 bytes that name the format, the SHA-256 of all that follows, the length of the header
+(8 bytes), the header as JSON, then the sections that it lists, one after the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from avalanche_vlm._checks import wrong_value
+
+FORMAT = 1
+_MAGIC = b"avlmckpt"
+_START = len(_MAGIC) + 32 + 8
+_NAME = re.compile(r"experience-(\d+)(?:-epoch-(\d+))?\.ckpt")
+
+
+class DamagedCheckpoint(ValueError):
+    """The file is no checkpoint, or not the one that was written."""
+
+
+@dataclass(frozen=True)
+class CheckpointFile:
+    """What a file holds: plain facts, and sections of bytes by name."""
+
+    header: dict[str, Any]
+    sections: dict[str, bytes]
+
+
+def checkpoint_name(experiences: int, epochs: int = 0) -> str:
+    """Return the file name for so many experiences, and epochs of the next one, that are done."""
+    return f"experience-{experiences:04d}" + (f"-epoch-{epochs:04d}" if epochs else "") + ".ckpt"
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """Return the checkpoints of a folder, the newest first; none if there is no folder."""
+    found: list[tuple[int, int, Path]] = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        name = _NAME.fullmatch(path.name)
+        if name is not None:
+            found.append((int(name[1]), int(name[2] or 0), path))
+    return [path for *_, path in sorted(found, reverse=True)]
+
+
+def write_checkpoint(path: Path, header: Mapping[str, Any], sections: Mapping[str, bytes]) -> None:
+    """Write a file so that at every moment the old one or the new one is there, whole.
+
+    Raises:
+        OSError: the file could not be written; what was there before still is.
+    """
+    listed = [[name, len(data)] for name, data in sections.items()]
+    head = json.dumps({**header, "format": FORMAT, "sections": listed}).encode()
+    body = b"".join([len(head).to_bytes(8, "big"), head, *sections.values()])
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(_MAGIC + hashlib.sha256(body).digest())
+            file.write(body)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        message = f"the checkpoint could not be written ({reason}); earlier ones are still there"
+        raise OSError(error.errno, message, str(path)) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def read_checkpoint(path: Path) -> CheckpointFile:
+    """Read and check a file.
+
+    Raises:
+        DamagedCheckpoint: it is truncated, changed, or was never a checkpoint.
+        ValueError: another version of the format.
+        OSError: the file could not be read.
+    """
+    data = path.read_bytes()
+    if not data.startswith(_MAGIC):
+        raise DamagedCheckpoint(f"{path} is no checkpoint: its first bytes are others")
+    body = memoryview(data)[len(_MAGIC) + 32 :]
+    if len(data) < _START or hashlib.sha256(body).digest() != data[len(_MAGIC) : len(_MAGIC) + 32]:
+        raise DamagedCheckpoint(f"{path} is damaged: {len(data)} bytes whose checksum is not the written one")
+    length = int.from_bytes(body[:8], "big")
+    header: dict[str, Any] = json.loads(bytes(body[8 : 8 + length]))
+    if header["format"] != FORMAT:
+        raise wrong_value(
+            "path",
+            f"a checkpoint of format {FORMAT}",
+            f"{path} of format {header['format']}, written by avalanche-vlm {header.get('versions', {})}",
+            "Resume it with the version that wrote it.",
+        )
+    sections: dict[str, bytes] = {}
+    start = 8 + length
+    for name, size in header["sections"]:
+        sections[name] = bytes(body[start : start + size])
+        start += size
+    return CheckpointFile(header, sections)
+
+
+def remove_old(folder: Path, keep: int) -> None:
+    """Remove all but the newest checkpoints, and what an earlier crash left half written."""
+    for path in checkpoints_in(folder)[keep:]:
+        path.unlink(missing_ok=True)
+    for path in folder.glob(".experience-*.ckpt.*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Let the system write the new name to the disk, where folders can be opened for that."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

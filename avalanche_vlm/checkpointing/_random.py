@@ -1,0 +1,61 @@
+"""The state of all global random generators."""
+
+from __future__ import annotations
+
+import random
+import warnings
+import zlib
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def random_state() -> dict[str, Any]:
+    """Return the states of Python's, NumPy's and PyTorch's generators, as plain values and tensors."""
+    version, words, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    # Half of PyTorch's state is the upper halves of numbers that have none.
+    cpu = np.frombuffer(zlib.compress(torch.get_rng_state().numpy().tobytes()), dtype=np.uint8)
+    used = torch.cuda.is_available() and torch.cuda.is_initialized()
+    return {
+        "python": (version, _tensor(words), gauss),
+        "numpy": (
+            str(kind),
+            _tensor(keys),
+            int(position),
+            int(has_gauss),
+            float(cached),
+        ),
+        "torch": torch.from_numpy(cpu.copy()),
+        "cuda": torch.cuda.get_rng_state_all() if used else [],
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Go back to what `random_state` returned; warn if the GPUs are others."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(_numbers(words).tolist()), gauss))
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, _numbers(keys), position, has_gauss, cached))
+    cpu = zlib.decompress(state["torch"].numpy().tobytes())
+    torch.set_rng_state(torch.from_numpy(np.frombuffer(cpu, dtype=np.uint8).copy()))
+    present = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if state["cuda"] and len(state["cuda"]) != present:
+        warnings.warn(
+            f"The run used {len(state['cuda'])} GPUs and there are {present} now: their random numbers go on "
+            "from elsewhere, so the rest of the run will not be the one that was interrupted.",
+            stacklevel=4,
+        )
+    elif state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def _tensor(words: Any) -> Tensor:
+    """Return numbers of 32 bits as bytes, in a tensor."""
+    return torch.from_numpy(np.asarray(words, dtype=np.uint32).view(np.uint8).copy())
+
+
+def _numbers(tensor: Tensor) -> Any:
+    return tensor.numpy().view(np.uint32)

@@ -1,0 +1,127 @@
+"""Go on with a run that was interrupted."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+from avalanche_vlm._checks import check_type, wrong_value
+from avalanche_vlm.checkpointing._data import BenchmarkData
+from avalanche_vlm.checkpointing._file import (
+    CheckpointFile,
+    DamagedCheckpoint,
+    checkpoints_in,
+    read_checkpoint,
+)
+from avalanche_vlm.checkpointing._logs import set_log_positions
+from avalanche_vlm.checkpointing._state import Restoration, built
+from avalanche_vlm.checkpointing.checkpoint_plugin import CheckpointPlugin
+from avalanche_vlm.checkpointing.save import versions
+from avalanche_vlm.strategies import VLMTemplate
+
+
+def resume(strategy: Any, path: str | os.PathLike[str], benchmark: Any) -> int:
+    """Put a strategy back to where its run was interrupted, and return the next experience.
+
+    The strategy, its model, plugins, metrics and loggers, and the benchmark are built as for the
+    run, by the same code; then this fills in what the run had learned. From there everything goes
+    on as if it had never stopped: weights, optimizer, plugins, buffers, metrics, random numbers.
+    Lines that the run had written to its logs after the checkpoint are taken out, because they will
+    be written again: the rows of this run in the file of a ``ResultsLogger``, and the end of the
+    files of other loggers, which should belong to one run. Of the host's ``CSVLogger``, which
+    empties its files when it is built, the checkpoint holds the lines.
+
+    Args:
+        strategy: freshly built, and not trained.
+        path: a checkpoint, or the folder of a `CheckpointPlugin`, of which the newest good
+            checkpoint is taken; a warning names those that are damaged.
+        benchmark: freshly built.
+
+    Returns:
+        The position of the experience to train next: 0 if there is nothing to resume, or the first
+        experience had not ended.
+
+    Raises:
+        TypeError: ``path`` is no path.
+        ValueError: the checkpoint is damaged or of another version, or it does not belong to such
+            a strategy, model or benchmark: the difference is named. The strategy is unchanged.
+        OSError: the file could not be read.
+
+    >>> resume(object(), "folder-that-does-not-exist", None)
+    0
+    """
+    check_type("path", path, (str, os.PathLike))
+    place = Path(path)
+    data = BenchmarkData(benchmark)
+    plugin = next((p for p in getattr(strategy, "plugins", ()) if isinstance(p, CheckpointPlugin)), None)
+    if place.suffix == ".ckpt" or place.is_file():
+        found, file = place, read_checkpoint(place)
+    else:
+        newest = _newest(place)
+        if newest is None:
+            if plugin is not None:
+                plugin.attach(strategy, data)
+            return 0
+        found, file = newest
+    _warn_of_versions(found, file)
+    compare = built(strategy, data)
+    start = Restoration(strategy, file.sections["state"], data, compare=compare)
+    middle = None
+    if "middle" in file.sections:
+        middle = Restoration(strategy, file.sections["middle"], data)
+        if not isinstance(strategy, VLMTemplate):
+            raise wrong_value("strategy", "one on VLMTemplate, as in the run", type(strategy).__name__)
+    if plugin is not None:
+        plugin.attach(strategy, data, resumed=True)
+    start.apply()
+    # What was logged up to the middle stays; going back there a second time takes out what the
+    # beginning of the experience writes again.
+    logs = start.logs if middle is None else middle.logs
+    set_log_positions(strategy, logs, benchmark)
+    if middle is not None:
+        _go_on_inside(strategy, start, middle, file, benchmark)
+    return int(file.header["experiences"])
+
+
+def _go_on_inside(
+    strategy: VLMTemplate, start: Restoration, middle: Restoration, file: CheckpointFile, benchmark: Any
+) -> None:
+    def enter() -> None:
+        middle.apply()
+        set_log_positions(strategy, middle.logs, benchmark)
+
+    strategy.resume_inside_experience(file.header["epochs"], begin=start.apply, enter=enter)
+
+
+def _newest(folder: Path) -> tuple[Path, CheckpointFile] | None:
+    """Return the newest good checkpoint of a folder, None if there never was one."""
+    found = checkpoints_in(folder)
+    damaged: list[str] = []
+    for path in found:
+        try:
+            file = read_checkpoint(path)
+        except DamagedCheckpoint as error:
+            damaged.append(str(error))
+            continue
+        for sentence in damaged:
+            warnings.warn(f"{sentence}; {path.name} is taken instead.", stacklevel=3)
+        return path, file
+    if damaged:
+        advice = "Remove them to begin the run anew."
+        raise wrong_value("path", "a folder with a good checkpoint", "; ".join(damaged), advice)
+    return None
+
+
+def _warn_of_versions(path: Path, file: CheckpointFile) -> None:
+    written = file.header.get("versions", {})
+    changed = [
+        f"{name} {written.get(name)} -> {now}" for name, now in versions().items() if written.get(name) != now
+    ]
+    if changed:
+        warnings.warn(
+            f"{path} was written with other versions ({', '.join(changed)}): the run goes on, and may differ "
+            "in the last bits from one that was never interrupted.",
+            stacklevel=3,
+        )
