@@ -1,4 +1,4 @@
-"""The table of the host's baselines: each runs, keeps the memory that was asked for, and takes its arguments."""
+"""The table of the host's baselines: each runs, keeps the memory asked for, and takes its arguments."""
 
 import pytest
 import torch
