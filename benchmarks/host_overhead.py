@@ -28,7 +28,7 @@ from avalanche_vlm.strategies import FineTune
 
 HERE = Path(__file__).parent
 SAMPLES, WIDTH, CLASSES, EXPERIENCES = 50_000, 512, 100, 10
-BATCH, EPOCHS, MEMORY, ROUNDS = 128, 2, 2_000, 3
+BATCH, EPOCHS, MEMORY, ROUNDS = 128, 2, 2_000, 4
 NAMES = [f"class {index}" for index in range(CLASSES)]
 
 Times = tuple[float, float]
@@ -65,8 +65,9 @@ def bare(
                 if len(memory):
                     batch = torch.cat([batch, memory[torch.randint(len(memory), (BATCH,))]])
                 optimizer.zero_grad()
-                logits = model(x[batch])
-                loss = F.cross_entropy(logits if linear else logits[:, columns], y[batch])
+                logits = model(x.index_select(0, batch))
+                chosen = logits if linear else logits.index_select(1, columns)
+                loss = F.cross_entropy(chosen, y.index_select(0, batch))
                 loss.backward()
                 optimizer.step()
                 iterations += 1
@@ -79,7 +80,7 @@ def bare(
         for rows in torch.arange(len(x)).split(SAMPLES // EXPERIENCES):
             correct = torch.tensor(0)
             for batch in rows.split(BATCH):
-                logits, labels = model(x[batch]), y[batch]
+                logits, labels = model(x.index_select(0, batch)), y.index_select(0, batch)
                 correct = correct + (logits.argmax(dim=1) == labels).sum()
                 F.cross_entropy(logits, labels)
             float(correct)
