@@ -38,6 +38,12 @@ def trained_experiences(strategy: Any) -> list[Any]:
     return [strategy.experience]
 
 
+def generated_on_demand(benchmark: Any, stream_name: str) -> bool:
+    """Return whether a benchmark makes the experiences of a stream only when they are asked for."""
+    definition = getattr(benchmark, "stream_definitions", {}).get(stream_name)
+    return bool(getattr(definition, "is_lazy", False))
+
+
 def position_in_training(experience: Any) -> int:
     """Return the position in its stream of an experience, or of the one that it was cut from."""
     # Metrics see experiences in the host's logging mode, where the origin is always accessible. It

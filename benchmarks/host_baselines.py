@@ -44,7 +44,7 @@ from avalanche_vlm.world import HELD_OUT
 SEEDS, SELECTION_SEEDS = (0, 1, 2), (100, 101)
 METHODS = ("zero-shot", *host_baselines(memory_size=1, n_experiences=1))
 GRIDS = {
-    "EWC": [{"ewc_lambda": value} for value in (1.0, 1e2, 1e4, 1e6)],
+    "EWC": [{"ewc_lambda": value} for value in (1e2, 1e4, 1e6, 1e8)],
     "MAS": [{"lambda_reg": value} for value in (0.001, 0.01, 0.1, 1.0)],
     "SI": [{"si_lambda": value} for value in (1.0, 1e2, 1e4, 1e6)],
     "LwF": [{"alpha": value} for value in (1.0, 5.0, 20.0, 100.0)],

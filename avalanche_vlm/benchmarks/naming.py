@@ -13,6 +13,7 @@ from avalanche.benchmarks.scenarios.generic_scenario import ExperienceAttribute,
 from avalanche.benchmarks.utils import AvalancheDataset
 
 from avalanche_vlm._checks import wrong_type, wrong_value
+from avalanche_vlm._host import generated_on_demand
 from avalanche_vlm.benchmarks.class_names import name_dataset
 from avalanche_vlm.text import ClassNames
 
@@ -92,8 +93,7 @@ def _check_name_count(benchmark: CLScenario[Any], names: ClassNames) -> None:
 
 
 def _is_lazy(stream: CLStream[Any]) -> bool:
-    definitions = getattr(getattr(stream, "benchmark", None), "stream_definitions", {})
-    return stream.name in definitions and bool(definitions[stream.name].is_lazy)
+    return generated_on_demand(getattr(stream, "benchmark", None), stream.name)
 
 
 def _named_definition(definition: StreamDef[Any], names: ClassNames) -> StreamDef[Any]:

@@ -14,6 +14,7 @@ from avalanche.benchmarks.scenarios.deprecated.lazy_dataset_sequence import Lazy
 from avalanche.benchmarks.scenarios.generic_scenario import ExperienceAttribute
 
 from avalanche_vlm._checks import check_count, check_number, check_type, wrong_type, wrong_value
+from avalanche_vlm._host import generated_on_demand
 from avalanche_vlm.benchmarks.stratified_split import stratified_split
 
 _FIRST = "Cut the validation stream first, and make the stream online or lazy afterwards."
@@ -100,8 +101,7 @@ def _check_arguments(benchmark: Any, fraction: Any, seed: Any, name: Any) -> Non
 
 def _check_splittable(benchmark: Any, train: CLStream[Any]) -> None:
     """Refuse what could be split only by looking at data that have not arrived yet."""
-    definitions = getattr(benchmark, "stream_definitions", {})
-    if not isinstance(train, SequenceCLStream) or ("train" in definitions and definitions["train"].is_lazy):
+    if not isinstance(train, SequenceCLStream) or generated_on_demand(benchmark, "train"):
         raise wrong_value(
             "benchmark",
             "a benchmark whose train experiences are all there",

@@ -15,6 +15,7 @@ from avalanche.benchmarks.utils.flat_data import ConstantSequence, FlatData
 from torch import Tensor
 
 from avalanche_vlm._checks import wrong_value
+from avalanche_vlm._host import generated_on_demand
 
 # (stream, position of the experience, number of the object in it).
 DataName = tuple[str, int, int]
@@ -111,8 +112,7 @@ def _streams(benchmark: Any) -> list[Any]:
     """Return the streams whose experiences exist before they are asked for."""
     found: list[Any] = []
     for name, stream in getattr(benchmark, "streams", {}).items():
-        definition = getattr(benchmark, "stream_definitions", {}).get(name)
-        if hasattr(stream, "__len__") and not getattr(definition, "is_lazy", False):
+        if hasattr(stream, "__len__") and not generated_on_demand(benchmark, name):
             found.append(stream)
     return found
 

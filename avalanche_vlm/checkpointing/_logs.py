@@ -5,7 +5,6 @@ A run that is killed has written lines after its last checkpoint; resumed, it wr
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import os
@@ -14,6 +13,7 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
+from avalanche_vlm.logging._append import file_lock
 from avalanche_vlm.logging.provenance import provenance, run_id
 from avalanche_vlm.logging.results_file import HEADER
 from avalanche_vlm.logging.results_logger import ResultsLogger
@@ -67,7 +67,7 @@ def keep_rows(path: Path, run: str, count: int) -> None:
     if not path.exists():
         return
     # Other processes may append meanwhile: they wait for the lock, and find the end where it is then.
-    with path.open("r+b") as file, _turn(file):
+    with path.open("r+b") as file, file_lock(file):
         records = list(_records(file.read()))
         kept: list[bytes] = []
         start: int | None = None
@@ -112,15 +112,6 @@ def _lines(data: bytes) -> list[bytes]:
     lines = [line + b"\n" for line in data.split(b"\n")]
     lines[-1] = lines[-1][:-1]
     return [line for line in lines if line]
-
-
-@contextlib.contextmanager
-def _turn(file: Any) -> Generator[None]:
-    with contextlib.suppress(ImportError, OSError):
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX)
-    yield
 
 
 def _loggers(strategy: Any) -> Sequence[Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from avalanche_vlm._checks import check_type
 from avalanche_vlm.checkpointing._data import BenchmarkData
 from avalanche_vlm.checkpointing._file import write_checkpoint
 from avalanche_vlm.checkpointing._state import Run, capture
+from avalanche_vlm.logging.provenance import package_version
 
 _PACKAGES = ("avalanche-vlm", "avalanche-lib", "torch", "numpy")
 
@@ -65,10 +65,5 @@ def write_state(strategy: Any, path: Path, sections: Mapping[str, bytes], *, epo
 
 def versions() -> dict[str, str]:
     """Return the versions of what decides whether a run can be repeated bit for bit."""
-    found = {"python": ".".join(platform.python_version_tuple()[:2])}
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "unknown"
-    return found
+    python = ".".join(platform.python_version_tuple()[:2])
+    return {"python": python, **{name: package_version(name) or "unknown" for name in _PACKAGES}}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator
-from io import FileIO
+from io import FileIO, IOBase
 from pathlib import Path
 
 
@@ -23,7 +23,7 @@ def append_lines(path: Path, whole: Callable[[bytes], int], lines: Callable[[byt
         OSError: the file could not be written in full; it is put back to its whole lines.
     """
     # Unbuffered, so that one write is one; in append mode, so that it goes to the end as it is then.
-    with FileIO(path, "a+") as file, _turn(file):
+    with FileIO(path, "a+") as file, file_lock(file):
         file.seek(0)
         found = file.readall()
         kept = found[: whole(found)]
@@ -36,7 +36,7 @@ def append_lines(path: Path, whole: Callable[[bytes], int], lines: Callable[[byt
 
 
 @contextlib.contextmanager
-def _turn(file: FileIO) -> Generator[None]:
+def file_lock(file: IOBase) -> Generator[None]:
     """Hold the lock of a file, where there is one; closing the file gives it back."""
     with contextlib.suppress(ImportError, OSError):  # not on Windows, nor on some network file systems
         import fcntl

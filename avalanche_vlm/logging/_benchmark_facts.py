@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from avalanche_vlm._host import experience_classes
+from avalanche_vlm._host import experience_classes, generated_on_demand
 
 
 def benchmark_facts(stream: Any) -> dict[str, Any]:
@@ -40,8 +40,7 @@ def _length(stream: Any) -> int | None:
 
 def _is_made(benchmark: Any, stream: Any) -> bool:
     """Return whether all experiences of a stream exist already."""
-    definition = getattr(benchmark, "stream_definitions", {}).get(getattr(stream, "name", ""))
-    return _length(stream) is not None and not getattr(definition, "is_lazy", False)
+    return _length(stream) is not None and not generated_on_demand(benchmark, getattr(stream, "name", ""))
 
 
 def _classes(experience: Any) -> list[int]:

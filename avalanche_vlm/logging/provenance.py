@@ -91,7 +91,10 @@ def provenance(
         "class_names": _names_facts(model),
         "spaces": _spaces(strategy),
         "device": str(strategy.device),
-        "versions": {**{name: _version(name) for name in PACKAGES}, "python": platform.python_version()},
+        "versions": {
+            **{name: package_version(name) for name in PACKAGES},
+            "python": platform.python_version(),
+        },
     }
     return json.loads(_json(facts), parse_constant=str)  # an infinite number is no JSON
 
@@ -188,7 +191,8 @@ def _json(facts: Mapping[str, Any]) -> str:
     return json.dumps(facts, sort_keys=True, separators=(",", ":"))
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """Return the version of an installed package, or None."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
