@@ -11,7 +11,6 @@ import torch
 from avalanche.models import DynamicModule
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from avalanche_vlm._checks import (
     check_choice,
@@ -51,8 +50,9 @@ class CLIPClassifier(DynamicModule):
 
     .. math:: z_c = s \cos(f_I(x), w_c) + b
 
-    with the backbone's scale s and bias b and the head's class weights w. Logits are finite for
-    all named classes; which of them count is chosen by the criterion and the metrics.
+    with the backbone's scale s and bias b and the head's class weights w (a head may compare in another
+    way). Logits are finite for all named classes; which of them count is chosen by the criterion and the
+    metrics.
 
     `parameters()` and `named_parameters()` list what *trains*, and only that: the host's
     optimizer update, EWC, SI, MAS and others take every parameter that they are shown, so this is
@@ -204,6 +204,7 @@ class CLIPClassifier(DynamicModule):
         kept = min(len(self.classes_seen), len(names))
         seen[:kept] = self.classes_seen[:kept]
         self.classes_seen = seen
+        self.head.adapt(seen)
 
     def adaptation(self, experience: Any) -> None:
         """Record the classes of a training experience as seen; an eval experience changes nothing.
@@ -221,6 +222,7 @@ class CLIPClassifier(DynamicModule):
             )
         if self.training:
             self.classes_seen[classes.to(self.classes_seen.device)] = True
+            self.head.adapt(self.classes_seen)
 
     def encode(self, x: Tensor) -> Tensor:
         """Return embeddings (B, D) of images (B, 3, H, W); embeddings (B, D) pass through.
@@ -257,9 +259,7 @@ class CLIPClassifier(DynamicModule):
 
     def logits_from_embeddings(self, embeddings: Tensor) -> Tensor:
         """Return logits (B, C) over all named classes for un-normalised embeddings (B, D)."""
-        weights = F.normalize(self.head(self.backbone), dim=-1)
-        cosine = F.normalize(embeddings, dim=-1) @ weights.T
-        return self.backbone.logit_scale * cosine + self.backbone.logit_bias
+        return self.head.logits(self.backbone, embeddings)
 
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True

@@ -68,6 +68,24 @@ class TextHead(DynamicModule, ABC):
             self._kept_for = state
         return self._kept
 
+    def logits(self, backbone: VisionLanguageBackbone, embeddings: Tensor) -> Tensor:
+        r"""Map un-normalised embeddings (B, D) to finite logits (B, C) over all named classes.
+
+        .. math:: z_c = s \cos(x, w_c) + b
+
+        with the backbone's scale s and bias b; a head that compares otherwise says how.
+        """
+        weights = F.normalize(self(backbone), dim=-1)
+        cosine = F.normalize(embeddings, dim=-1) @ weights.T
+        return backbone.logit_scale * cosine + backbone.logit_bias
+
+    def adapt(self, classes_seen: Tensor) -> None:
+        """Take note of the classes (C,), bool, that training has met so far; most heads need not know.
+
+        Called by the classifier when the classes are named, and when an experience is trained on before
+        its first batch.
+        """
+
     def names_or_error(self) -> ClassNames:
         """Return the names of all classes; the error says how to set them."""
         if self.class_names is None:
