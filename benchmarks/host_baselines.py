@@ -44,10 +44,10 @@ from avalanche_vlm.world import HELD_OUT
 SEEDS, SELECTION_SEEDS = (0, 1, 2), (100, 101)
 METHODS = ("zero-shot", *host_baselines(memory_size=1, n_experiences=1))
 GRIDS = {
-    "EWC": [{"ewc_lambda": value} for value in (1e2, 1e4, 1e6, 1e8)],
+    "EWC": [{"ewc_lambda": value} for value in (1e4, 1e6, 1e8, 1e10)],
     "MAS": [{"lambda_reg": value} for value in (0.001, 0.01, 0.1, 1.0)],
     "SI": [{"si_lambda": value} for value in (1.0, 1e2, 1e4, 1e6)],
-    "LwF": [{"alpha": value} for value in (1.0, 5.0, 20.0, 100.0)],
+    "LwF": [{"alpha": value} for value in (5.0, 20.0, 100.0, 500.0)],
     "DER": [{"alpha": value} for value in (0.1, 0.5, 2.0)],
 }
 WRITTEN = {"average_incremental_accuracy", "last_accuracy", "forgetting", "ci_transfer", "stored_bytes"}

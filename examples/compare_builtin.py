@@ -5,8 +5,7 @@
     python compare_builtin.py --stream setting-b:aircraft --download --device cuda
     python compare_builtin.py --stream mtil:I --download --device cuda --methods zero-shot naive LwF
 
-The last three are published settings: weights, prompts, class order and splits come with the name.
-The methods' strengths are not tuned for them.
+The last three are published settings (weights, prompts, order, splits); no strength is tuned for them.
 """
 
 import argparse
@@ -25,6 +24,7 @@ from avalanche_vlm.metrics import MemoryMetric, continual_metrics
 from avalanche_vlm.models import CLIPClassifier, LoRA, OpenCLIPBackbone
 from avalanche_vlm.plugins import LabelSpaceCrossEntropy
 from avalanche_vlm.strategies import ZeroShot, host_baselines
+from avalanche_vlm.world import HELD_OUT
 
 METHODS = ["zero-shot", *host_baselines(memory_size=1, n_experiences=1)]
 PRESETS = {"setting-a": presets.setting_a, "setting-b": presets.setting_b, "mtil": presets.mtil}
@@ -36,8 +36,8 @@ def build(setting, seed: int, arguments: argparse.Namespace):
     model = CLIPClassifier(own, setting and setting.head(), trainable=LoRA(rank=8))
     transforms = {"train_transform": model.train_transform, "eval_transform": model.eval_transform}
     if setting is None:
-        images = {"train_per_class": 2, "test_per_class": 2} if arguments.smoke else {}
-        benchmark = small_world_benchmark(seed=seed, **images, **transforms)
+        few = {"objects": HELD_OUT[:10], "train_per_class": 2, "test_per_class": 2}
+        benchmark = small_world_benchmark(seed=seed, **(few if arguments.smoke else {}), **transforms)
     else:
         benchmark = setting.benchmark(arguments.root, download=arguments.download, **transforms)
     model.set_classes(class_names(benchmark))
