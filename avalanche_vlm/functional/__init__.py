@@ -14,6 +14,13 @@ from avalanche_vlm.functional.accuracy_matrix import (
     transfer,
     zero_shot_accuracy,
 )
+from avalanche_vlm.functional.discriminant import (
+    FeatureSums,
+    discriminant_weights,
+    feature_sums,
+    fused_log_probabilities,
+    shrunk_covariance,
+)
 from avalanche_vlm.functional.label_space import (
     LABEL_SPACES,
     LabelSpace,
@@ -24,18 +31,23 @@ from avalanche_vlm.functional.label_space import (
 
 __all__ = [
     "LABEL_SPACES",
+    "FeatureSums",
     "LabelSpace",
     "accuracy_matrix_summary",
     "average_accuracy",
     "average_incremental_accuracy",
     "backward_transfer",
     "ci_transfer",
+    "discriminant_weights",
+    "feature_sums",
     "forgetting",
     "forward_transfer",
+    "fused_log_probabilities",
     "label_space_columns",
     "label_space_cross_entropy",
     "label_space_predictions",
     "last_accuracy",
+    "shrunk_covariance",
     "transfer",
     "zero_shot_accuracy",
 ]

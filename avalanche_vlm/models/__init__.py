@@ -1,25 +1,45 @@
 """The CLIP wrapper: backbones, text heads, what trains, and the classifier made of them."""
 
+from avalanche_vlm.models.adapters import EmbeddingAdapter, ResidualAdapter
 from avalanche_vlm.models.backbone import EmbeddingBackbone, VisionLanguageBackbone
 from avalanche_vlm.models.classifier import CLIPClassifier, Prediction
 from avalanche_vlm.models.feature_heads import CosineHead, TextFeatureHead
 from avalanche_vlm.models.fingerprint import fingerprint
-from avalanche_vlm.models.heads import TextHead, ZeroShotHead
+from avalanche_vlm.models.generated_context import GeneratedContext
+from avalanche_vlm.models.heads import TextHead
+from avalanche_vlm.models.hybrid_prompt_head import HybridPromptHead
+from avalanche_vlm.models.image_conditioned_prompt_head import ImageConditionedPromptHead
 from avalanche_vlm.models.learned_context_head import LearnedContextHead
+from avalanche_vlm.models.learned_vectors import LatestLearnedVectors, LearnedVectors
+from avalanche_vlm.models.linear_head import LinearHead
 from avalanche_vlm.models.lora import LoRA, SeparateAttention
 from avalanche_vlm.models.open_clip import OpenCLIPBackbone
+from avalanche_vlm.models.prompt_context import PromptContext
+from avalanche_vlm.models.prompt_head import PromptHead
+from avalanche_vlm.models.zero_shot_head import UnnormalisedZeroShotHead, ZeroShotHead
 
 __all__ = [
     "CLIPClassifier",
     "CosineHead",
+    "EmbeddingAdapter",
     "EmbeddingBackbone",
+    "GeneratedContext",
+    "HybridPromptHead",
+    "ImageConditionedPromptHead",
+    "LatestLearnedVectors",
     "LearnedContextHead",
+    "LearnedVectors",
+    "LinearHead",
     "LoRA",
     "OpenCLIPBackbone",
     "Prediction",
+    "PromptContext",
+    "PromptHead",
+    "ResidualAdapter",
     "SeparateAttention",
     "TextFeatureHead",
     "TextHead",
+    "UnnormalisedZeroShotHead",
     "VisionLanguageBackbone",
     "ZeroShotHead",
     "fingerprint",

@@ -77,6 +77,10 @@ class VisionLanguageBackbone(nn.Module, ABC):
                 tower is causal, because nothing before them can see them.
         """
 
+    def without_padding(self, tokens: Tensor) -> Tensor:
+        """Return token ids (N, L) without the last positions, if no embedding depends on them."""
+        return tokens
+
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Map token ids (N, L) to text embeddings (N, D)."""
         return self.encode_token_embeddings(self.embed_tokens(tokens), tokens)

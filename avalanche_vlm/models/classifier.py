@@ -21,11 +21,13 @@ from avalanche_vlm._checks import (
     wrong_value,
 )
 from avalanche_vlm._host import experience_classes
+from avalanche_vlm.models.adapters import EmbeddingAdapter
 from avalanche_vlm.models.backbone import VisionLanguageBackbone
-from avalanche_vlm.models.feature_heads import head_config
 from avalanche_vlm.models.fingerprint import fingerprint
-from avalanche_vlm.models.heads import TextHead, ZeroShotHead, adds_names
+from avalanche_vlm.models.heads import TextHead, adds_names
 from avalanche_vlm.models.lora import LoRA, add_lora, set_lora_mode, thaw_lora
+from avalanche_vlm.models.parts import part_config
+from avalanche_vlm.models.zero_shot_head import ZeroShotHead
 from avalanche_vlm.text import ClassNames
 
 Trainable = Literal["nothing", "image", "text", "both"]
@@ -68,6 +70,9 @@ class CLIPClassifier(DynamicModule):
         trainable: what trains apart from the head's own parameters: ``"nothing"``, ``"image"``,
             ``"text"``, ``"both"`` towers, or a `LoRA`.
         train_logit_scale: whether the scale s (and bias b) train too.
+        image_adapter: a trainable map that embeddings of images, stored ones too, pass on their way to
+            the head, e.g. `ResidualAdapter`; what `encode` returns lies before it. It belongs to one
+            classifier.
 
     Raises:
         TypeError: an argument has a wrong type.
@@ -97,6 +102,7 @@ class CLIPClassifier(DynamicModule):
         class_names: Sequence[str] | None = None,
         trainable: Trainable | LoRA = "nothing",
         train_logit_scale: bool = False,
+        image_adapter: EmbeddingAdapter | None = None,
     ) -> None:
         super().__init__()
         check_type(
@@ -114,10 +120,14 @@ class CLIPClassifier(DynamicModule):
                 "Build a new backbone, and say what trains with `trainable`.",
             )
         check_type("train_logit_scale", train_logit_scale, bool)
+        check_type("image_adapter", image_adapter, (EmbeddingAdapter, type(None)))
         self.backbone = backbone
         self.head = ZeroShotHead() if head is None else head
         self.trainable = trainable
         self.train_logit_scale = train_logit_scale
+        self.image_adapter = image_adapter
+        if image_adapter is not None:
+            image_adapter.set_width(backbone.embed_dim, backbone.logit_scale.device)
         if not isinstance(trainable, LoRA):
             if not isinstance(trainable, str):
                 raise wrong_type("trainable", f"one of {tuple(_TOWERS_OF)} or a LoRA", trainable)
@@ -156,7 +166,9 @@ class CLIPClassifier(DynamicModule):
     def requires_grad_(self, requires_grad: bool = True) -> CLIPClassifier:
         """Freeze everything, or let exactly that train which the constructor's arguments say."""
         self.backbone.requires_grad_(False)
-        self.head.requires_grad_(requires_grad)
+        for part in (self.head, self.image_adapter):
+            if part is not None:
+                part.requires_grad_(requires_grad)
         if requires_grad:
             self._thaw_backbone()
         return self
@@ -259,6 +271,8 @@ class CLIPClassifier(DynamicModule):
 
     def logits_from_embeddings(self, embeddings: Tensor) -> Tensor:
         """Return logits (B, C) over all named classes for un-normalised embeddings (B, D)."""
+        if self.image_adapter is not None:
+            embeddings = self.image_adapter(embeddings)
         return self.head.logits(self.backbone, embeddings)
 
     def named_parameters(
@@ -280,9 +294,7 @@ class CLIPClassifier(DynamicModule):
                 set_lora_mode(tower, mode)
             else:
                 tower.train(mode)
-        text = self.backbone.text_tower
-        if any(p.requires_grad for module in (self.head, text) if module for p in module.parameters()):
-            self.head.forget()
+        self.head.forget_what_trains(self.backbone)
         return self
 
     @property
@@ -360,11 +372,14 @@ class CLIPClassifier(DynamicModule):
         backbone = {"kind": type(self.backbone).__name__, **self.backbone.config()}
         if backbone.get("pretrained") is not None:
             backbone["pretrained"] = Path(backbone["pretrained"]).name
-        trainable = self.trainable
+        trainable, adapter = self.trainable, self.image_adapter
         return {
             "kind": type(self).__name__,
             "backbone": {**backbone, "fingerprint": fingerprint(self.backbone)},
-            "head": {**head_config(self.head), "fingerprint": fingerprint(self.head)},
+            "head": {**part_config(self.head), "fingerprint": fingerprint(self.head)},
+            "image_adapter": None
+            if adapter is None
+            else {**part_config(adapter), "fingerprint": fingerprint(adapter)},
             "trainable": {"kind": "LoRA", **vars(trainable)} if isinstance(trainable, LoRA) else trainable,
             "train_logit_scale": self.train_logit_scale,
         }
@@ -377,7 +392,12 @@ class CLIPClassifier(DynamicModule):
 
     @classmethod
     def from_pretrained(
-        cls, path: str, *, backbone: VisionLanguageBackbone | None = None, head: TextHead | None = None
+        cls,
+        path: str,
+        *,
+        backbone: VisionLanguageBackbone | None = None,
+        head: TextHead | None = None,
+        image_adapter: EmbeddingAdapter | None = None,
     ) -> CLIPClassifier:
         """Read a model that `save_pretrained` wrote, in eval mode.
 
@@ -385,10 +405,11 @@ class CLIPClassifier(DynamicModule):
             path: the folder.
             backbone: needed only if the saved one is not of this package; freshly built.
             head: needed only if the saved one is not of this package; freshly built.
+            image_adapter: likewise.
         """
         from avalanche_vlm.models.saving import load_classifier
 
-        return load_classifier(cls, path, backbone=backbone, head=head)
+        return load_classifier(cls, path, backbone=backbone, head=head, image_adapter=image_adapter)
 
 
 def _as_list(images: Any) -> Iterable[Any]:

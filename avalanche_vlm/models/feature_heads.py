@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from avalanche_vlm._checks import check_type, wrong_type, wrong_value
 from avalanche_vlm.models.backbone import VisionLanguageBackbone
-from avalanche_vlm.models.heads import TextHead, ZeroShotHead, adds_names, with_rows_kept
-from avalanche_vlm.models.learned_context_head import LearnedContextHead
+from avalanche_vlm.models.heads import TextHead, adds_names, with_rows_kept
+from avalanche_vlm.models.parts import part_config, part_from_config
 from avalanche_vlm.text import ClassNames
 
 
@@ -65,12 +66,61 @@ class TextFeatureHead(TextHead):
         return {"shape": list(self.features.shape)}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> TextFeatureHead:
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """Rebuild the head with placeholders that a state dict replaces."""
         return cls(torch.ones(config["shape"]))
 
 
-class CosineHead(TextHead):
+class HeadFromText(TextHead):
+    """Trainable class weights (C, D) that start from those of another head.
+
+    Args:
+        initial: the head whose class weights are taken when the names are set; it is then left
+            alone.
+
+    Raises:
+        TypeError: ``initial`` is not a `TextHead`.
+    """
+
+    def __init__(self, initial: TextHead) -> None:
+        super().__init__()
+        check_type(
+            "initial", initial, TextHead, f"Wrap vectors: {type(self).__name__}(TextFeatureHead(features))."
+        )
+        # In a tuple, so that it is no sub-module: its parameters neither train nor count.
+        self._initial = (initial,)
+        self.weight: nn.Parameter | None = None
+
+    def start(self, weights: Tensor) -> Tensor:
+        """Return what training starts from, given the weights (C, D) of the initial head."""
+        return weights
+
+    def set_classes(self, class_names: ClassNames, backbone: VisionLanguageBackbone) -> None:
+        """Start the weights from the initial head; those of earlier classes are kept."""
+        initial = self._initial[0].to(backbone.logit_scale.device)
+        initial.set_classes(class_names, backbone)
+        with torch.no_grad():
+            weight = self.start(initial(backbone)).clone()
+        self.weight = with_rows_kept(self.weight, weight, adds_names(self.class_names, class_names))
+        super().set_classes(class_names, backbone)
+
+    def encode(self, backbone: VisionLanguageBackbone, class_ids: Tensor) -> Tensor:
+        """Return the rows (K, D) of the weights."""
+        if self.weight is None:  # forward has checked that names are set
+            raise RuntimeError("set_classes comes first")
+        return self.weight.index_select(0, class_ids.to(self.weight.device))
+
+    def config(self) -> dict[str, Any]:
+        """Return the kind and configuration of the initial head."""
+        return {"initial": part_config(self._initial[0])}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Rebuild the head; a state dict replaces its weights."""
+        return cls(part_from_config(config["initial"], TextHead, "head"))
+
+
+class CosineHead(HeadFromText):
     """Trainable class weights (C, D) that start as those of another head.
 
     Args:
@@ -90,57 +140,3 @@ class CosineHead(TextHead):
     >>> CosineHead(TextFeatureHead(torch.eye(3))).weight is None  # until the classes have names
     True
     """
-
-    def __init__(self, initial: TextHead) -> None:
-        super().__init__()
-        check_type("initial", initial, TextHead, "Wrap vectors: CosineHead(TextFeatureHead(features)).")
-        # In a tuple, so that it is no sub-module: its parameters neither train nor count.
-        self._initial = (initial,)
-        self.weight: nn.Parameter | None = None
-
-    def set_classes(self, class_names: ClassNames, backbone: VisionLanguageBackbone) -> None:
-        """Start the weights from the initial head; those of earlier classes are kept."""
-        initial = self._initial[0].to(backbone.logit_scale.device)
-        initial.set_classes(class_names, backbone)
-        with torch.no_grad():
-            weight = initial(backbone).clone()
-        self.weight = with_rows_kept(self.weight, weight, adds_names(self.class_names, class_names))
-        super().set_classes(class_names, backbone)
-
-    def encode(self, backbone: VisionLanguageBackbone, class_ids: Tensor) -> Tensor:
-        """Return the rows (K, D) of the weights."""
-        if self.weight is None:  # forward has checked that names are set
-            raise RuntimeError("set_classes comes first")
-        return self.weight.index_select(0, class_ids.to(self.weight.device))
-
-    def config(self) -> dict[str, Any]:
-        """Return the kind and configuration of the initial head."""
-        return {"initial": head_config(self._initial[0])}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> CosineHead:
-        """Rebuild the head; a state dict replaces its weights."""
-        return cls(head_from_config(config["initial"]))
-
-
-def head_config(head: TextHead) -> dict[str, Any]:
-    """Return a JSON-serialisable description of a head."""
-    return {"kind": type(head).__name__, **head.config()}
-
-
-def head_from_config(config: dict[str, Any]) -> TextHead:
-    """Rebuild a head of this package from its description.
-
-    Raises:
-        ValueError: the head is not of this package; it must then be given.
-    """
-    arguments = {key: value for key, value in config.items() if key != "kind"}
-    kind = config["kind"]
-    if kind == "ZeroShotHead":
-        return ZeroShotHead(**arguments)
-    if kind == "LearnedContextHead":
-        return LearnedContextHead(**arguments)
-    for feature_head in (TextFeatureHead, CosineHead):
-        if kind == feature_head.__name__:
-            return feature_head.from_config(arguments)
-    raise wrong_value("head", "given, because the saved one is not part of this package", kind)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from avalanche_vlm._checks import check_choice, check_count, wrong_type, wrong_value
 from avalanche_vlm.models.backbone import VisionLanguageBackbone
-from avalanche_vlm.models.heads import TextHead, adds_names, check_distinct, with_rows_kept
+from avalanche_vlm.models.heads import adds_names, with_rows_kept
+from avalanche_vlm.models.learned_vectors import random_vectors
+from avalanche_vlm.models.prompt_head import CLASSES_AT_ONCE, PromptHead
 from avalanche_vlm.text import ClassNames
 
 
-class LearnedContextHead(TextHead):
+class LearnedContextHead(PromptHead):
     r"""Prompts whose context is learned: ``[v_1] ... [v_n] name.`` (CoOp).
 
     Args:
@@ -23,6 +24,8 @@ class LearnedContextHead(TextHead):
         sharing: ``"shared"``, one context for all classes, or ``"per-class"``.
         suffix: what follows the name.
         seed: of the random start.
+        classes_at_once: how many prompts go through the text tower together in training, see
+            `PromptHead`; None for all of them.
 
     Raises:
         TypeError: an argument has a wrong type.
@@ -39,8 +42,6 @@ class LearnedContextHead(TextHead):
     'shared'
     """
 
-    _tokens: Tensor
-
     def __init__(
         self,
         *,
@@ -49,8 +50,9 @@ class LearnedContextHead(TextHead):
         sharing: Literal["shared", "per-class"] = "shared",
         suffix: str = ".",
         seed: int = 0,
+        classes_at_once: int | None = CLASSES_AT_ONCE,
     ) -> None:
-        super().__init__()
+        super().__init__(suffix=suffix, classes_at_once=classes_at_once)
         if (context_length is None) == (initial_context is None):
             raise wrong_value(
                 "context_length",
@@ -63,22 +65,18 @@ class LearnedContextHead(TextHead):
             not isinstance(initial_context, str) or not initial_context.strip()
         ):
             raise wrong_type("initial_context", "words such as 'a photo of a'", initial_context)
-        if not isinstance(suffix, str):
-            raise wrong_type("suffix", "text", suffix)
         check_choice("sharing", sharing, ("shared", "per-class"))
         check_count("seed", seed, at_least=0)
         self.context_length = context_length
         self.initial_context = initial_context
         self.sharing = sharing
-        self.suffix = suffix
         self.seed = seed
         self.context: nn.Parameter | None = None
-        self.register_buffer("_tokens", torch.empty(0, dtype=torch.long), persistent=False)
 
     def set_classes(self, class_names: ClassNames, backbone: VisionLanguageBackbone) -> None:
         """Make the contexts (1 or C, n, W); contexts of earlier classes are kept when names are added."""
         initial = self._initial_context(len(class_names), backbone)
-        tokens = self._prompt_tokens(class_names, backbone, initial.shape[1])
+        tokens = self.prompt_tokens(class_names, backbone, initial.shape[1])
         # All contexts exist before the caller makes an optimizer of model.parameters().
         keep = self.sharing == "shared" or adds_names(self.class_names, class_names)
         self.context = with_rows_kept(self.context, initial, keep)
@@ -88,48 +86,18 @@ class LearnedContextHead(TextHead):
     def _initial_context(self, class_count: int, backbone: VisionLanguageBackbone) -> Tensor:
         contexts = 1 if self.sharing == "shared" else class_count
         if self.initial_context is None:
-            generator = torch.Generator().manual_seed(self.seed)
-            shape = (contexts, self.context_length or 0, backbone.token_dim)
-            return (torch.randn(shape, generator=generator) * 0.02).to(backbone.logit_scale.device)
+            return random_vectors(contexts, self.context_length or 0, backbone, self.seed)
         # The words' tokens are those in which the two texts agree before the second one ends.
         alone, followed = backbone.tokenize([self.initial_context, f"{self.initial_context} x"])
         length = int((alone == followed).int().cumprod(0).sum())
         words = alone[backbone.start_length : length]
         return backbone.embed_tokens(words[None]).detach().float().expand(contexts, -1, -1).clone()
 
-    def _prompt_tokens(
-        self, class_names: ClassNames, backbone: VisionLanguageBackbone, length: int
-    ) -> Tensor:
-        """Return the tokens of ``name.`` with ``length`` fillers (any word) put before them."""
-        tokens = backbone.tokenize([name + self.suffix for name in class_names])
-        check_distinct(tokens, class_names)
-        start = backbone.start_length
-        # What the fillers push out at the end must be padding, which ends an empty text.
-        padding = backbone.tokenize([""])[0, -1]
-        room = max(tokens.shape[1] - length, 0)
-        lost = (tokens[:, room:] != padding).any(dim=1)
-        if lost.any():
-            name = class_names[int(lost.nonzero()[0, 0])]
-            raise wrong_value(
-                "class_names",
-                f"names that fit beside {length} context tokens in {tokens.shape[1]} positions",
-                repr(name),
-                "Shorten the name or the context.",
-            )
-        filler = tokens[:, start : start + 1].expand(-1, length)
-        return torch.cat([tokens[:, :start], filler, tokens[:, start : tokens.shape[1] - length]], dim=1)
-
-    def encode(self, backbone: VisionLanguageBackbone, class_ids: Tensor) -> Tensor:
-        """Return the features (K, D) of the prompts with their learned context."""
+    def context_of(self, backbone: VisionLanguageBackbone, class_ids: Tensor) -> Tensor:
+        """Return the contexts (K, n, W), or (1, n, W) if they are shared."""
         if self.context is None:  # forward has checked that names are set
             raise RuntimeError("set_classes comes first")
-        tokens = self._tokens[class_ids.to(self._tokens.device)]
-        context = self.context if len(self.context) == 1 else self.context[class_ids.to(self.context.device)]
-        embeddings = backbone.embed_tokens(tokens)
-        start, length = backbone.start_length, self.context.shape[1]
-        context = context.expand(len(tokens), -1, -1).to(embeddings.dtype)
-        embeddings = torch.cat([embeddings[:, :start], context, embeddings[:, start + length :]], dim=1)
-        return backbone.encode_token_embeddings(embeddings, tokens)
+        return self.context if self.sharing == "shared" else self.context[class_ids.to(self.context.device)]
 
     def config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
@@ -137,6 +105,6 @@ class LearnedContextHead(TextHead):
             "context_length": self.context_length,
             "initial_context": self.initial_context,
             "sharing": self.sharing,
-            "suffix": self.suffix,
             "seed": self.seed,
+            **super().config(),
         }

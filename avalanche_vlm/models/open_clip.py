@@ -206,9 +206,13 @@ class OpenCLIPBackbone(VisionLanguageBackbone):
         """Map token ids (N, L) to token embeddings (N, L, W), without positions."""
         return self.text_tower.token_embedding(tokens).to(self.text_tower.transformer.get_cast_dtype())
 
+    def without_padding(self, tokens: Tensor) -> Tensor:
+        """Return token ids (N, L) without the last positions that no embedding depends on."""
+        return tokens[:, : int(self.text_lengths(tokens).max())]
+
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Map token ids (N, L) to text embeddings (N, D)."""
-        tokens = tokens[:, : int(self.text_lengths(tokens).max())]  # spares the look-up of what is cut anyway
+        tokens = self.without_padding(tokens)  # spares the look-up of what is cut anyway
         return self.encode_token_embeddings(self.embed_tokens(tokens), tokens)
 
     def encode_token_embeddings(self, embeddings: Tensor, tokens: Tensor) -> Tensor:

@@ -12,11 +12,12 @@ from safetensors.torch import load_file, save_file
 
 from avalanche_vlm._checks import wrong_value
 from avalanche_vlm._version import __version__
+from avalanche_vlm.models.adapters import EmbeddingAdapter
 from avalanche_vlm.models.backbone import EmbeddingBackbone, VisionLanguageBackbone
-from avalanche_vlm.models.feature_heads import head_config, head_from_config
 from avalanche_vlm.models.heads import TextHead
 from avalanche_vlm.models.lora import LoRA
 from avalanche_vlm.models.open_clip import OpenCLIPBackbone
+from avalanche_vlm.models.parts import part_config, part_from_config
 from avalanche_vlm.text import ClassNames
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ def save_classifier(model: CLIPClassifier, path: str) -> None:
     config: dict[str, Any] = {
         "version": __version__,
         "backbone": {"kind": type(model.backbone).__name__, **model.backbone.config()},
-        "head": head_config(model.head),
+        "head": part_config(model.head),
+        "image_adapter": None if model.image_adapter is None else part_config(model.image_adapter),
         "trainable": model.trainable if lora is None else {"kind": "LoRA", **vars(lora)},
         "train_logit_scale": model.train_logit_scale,
         "class_names": list(model.class_names),
@@ -68,12 +70,13 @@ def load_classifier(
     *,
     backbone: VisionLanguageBackbone | None = None,
     head: TextHead | None = None,
+    image_adapter: EmbeddingAdapter | None = None,
 ) -> CLIPClassifier:
     """Read what `save_classifier` wrote; the model is returned in eval mode.
 
     Raises:
-        ValueError: the folder holds no saved model, the weights do not fit, or the backbone or
-            head is not of this package and was not given.
+        ValueError: the folder holds no saved model, the weights do not fit, or the backbone, head or
+            image adapter is not of this package and was not given.
     """
     file = Path(path) / _FILE
     if not file.is_file():
@@ -89,12 +92,16 @@ def load_classifier(
     trainable = config["trainable"]
     if isinstance(trainable, dict):
         trainable = LoRA(**{key: value for key, value in trainable.items() if key != "kind"})
+    adapter = config.get("image_adapter")  # files of earlier versions have none
+    if adapter is not None and image_adapter is None:
+        image_adapter = part_from_config(adapter, EmbeddingAdapter, "image_adapter")
     model = model_class(
         _backbone(config["backbone"]) if backbone is None else backbone,
-        head_from_config(config["head"]) if head is None else head,
+        part_from_config(config["head"], TextHead, "head") if head is None else head,
         class_names=ClassNames(config["class_names"], config["datasets"]),
         trainable=trainable,
         train_logit_scale=config["train_logit_scale"],
+        image_adapter=image_adapter,
     )
     try:
         model.load_state_dict(weights)

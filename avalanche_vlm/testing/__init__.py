@@ -1,5 +1,6 @@
 """Public checks of the laws that components keep, and tiny models and benchmarks to run them on."""
 
+from avalanche_vlm.testing.generators import check_latent_generator, check_no_features
 from avalanche_vlm.testing.laws import (
     LawBroken,
     check_arguments,
@@ -32,7 +33,9 @@ __all__ = [
     "check_documented",
     "check_frozen",
     "check_gradient",
+    "check_latent_generator",
     "check_modes",
+    "check_no_features",
     "check_repeatable",
     "check_resumable",
     "check_seeded",

@@ -10,10 +10,18 @@ from avalanche_vlm.models import (
     CLIPClassifier,
     CosineHead,
     EmbeddingBackbone,
+    GeneratedContext,
+    HybridPromptHead,
+    ImageConditionedPromptHead,
+    LatestLearnedVectors,
     LearnedContextHead,
+    LearnedVectors,
+    LinearHead,
     LoRA,
     OpenCLIPBackbone,
+    ResidualAdapter,
     TextFeatureHead,
+    UnnormalisedZeroShotHead,
     ZeroShotHead,
 )
 from avalanche_vlm.models.small_clip import SmallTokenizer
@@ -135,6 +143,7 @@ def test_labels_outside_the_names_are_refused():
         ({"class_names": ["cat", "Cat "]}, "duplicates"),
         ({"class_names": "cat"}, "`class_names`"),
         ({"train_logit_scale": 1}, "`train_logit_scale`"),
+        ({"image_adapter": torch.nn.Identity()}, "`image_adapter`"),
     ],
 )
 def test_mistakes_are_named(arguments, message):
@@ -192,6 +201,17 @@ MODELS = {
     "shared context": lambda: small(LearnedContextHead(context_length=2)),
     "context per class": lambda: small(LearnedContextHead(initial_context="a photo", sharing="per-class")),
     "cosine head": lambda: small(CosineHead(ZeroShotHead())),
+    "linear head": lambda: small(LinearHead(CosineHead(ZeroShotHead("one {}")))),
+    "hybrid prompts": lambda: small(HybridPromptHead(classes_at_once=1)),
+    "hybrid prompts of other parts": lambda: small(
+        HybridPromptHead(
+            context=[LatestLearnedVectors(2), LearnedVectors(sharing="shared"), GeneratedContext()],
+            unseen=UnnormalisedZeroShotHead(["{}", "one {}"]),
+        )
+    ),
+    "beside given features": lambda: small(HybridPromptHead(unseen=TextFeatureHead(torch.eye(2, 128)))),
+    "prompts of images": lambda: small(ImageConditionedPromptHead(reduction=4, seed=3)),
+    "adapter": lambda: small(image_adapter=ResidualAdapter(reduction=8, ratio=0.5)),
     "lora": lambda: small(trainable=LoRA(rank=2, targets=("query", "mlp_out"), factors=("B",), seed=3)),
     "both towers": lambda: small(trainable="both", train_logit_scale=True),
     "embeddings": lambda: CLIPClassifier(
@@ -213,11 +233,14 @@ def test_a_saved_model_is_the_same_without_any_strategy(kind, tmp_path):
         for parameter in model.parameters():
             parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
     model.classes_seen[1] = True
+    model.head.adapt(model.classes_seen)
     x = torch.eye(4) if kind == "embeddings" else torch.rand(3, 3, 32, 32, generator=generator)
     model.save_pretrained(str(tmp_path / "model"))
     loaded = CLIPClassifier.from_pretrained(str(tmp_path / "model"))
     with torch.no_grad():
         assert torch.equal(loaded(x), model.eval()(x))
+    described, expected = loaded.describe(), model.describe()
+    assert all(described[part] == expected[part] for part in ("head", "image_adapter"))
     assert loaded.class_names == model.class_names
     assert loaded.classes_seen.tolist() == model.classes_seen.tolist()
     assert [n for n, _ in loaded.named_parameters()] == [n for n, _ in model.named_parameters()]

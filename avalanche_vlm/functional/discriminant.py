@@ -1,0 +1,156 @@
+"""A Gaussian discriminant from sums that add up in any order, and its fusion with zero-shot scores."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from avalanche_vlm._checks import check_choice, check_number, wrong_value
+
+Prior = Literal["uniform", "counts"]
+PRIORS: tuple[Prior, ...] = get_args(Prior)
+
+
+class FeatureSums(NamedTuple):
+    """What a Gaussian discriminant keeps of its features; two of them are added entry by entry.
+
+    Attributes:
+        counts: int64 (C,), number of features of each class.
+        sums: float64 (C, D), their sum.
+        second_moment: float64 (D, D), the sum of the products of all features with themselves.
+    """
+
+    counts: Tensor
+    sums: Tensor
+    second_moment: Tensor
+
+
+def feature_sums(features: Tensor, labels: Tensor, class_count: int) -> FeatureSums:
+    r"""Return the sums of normalised features.
+
+    .. math:: n_c = \sum_{i: y_i = c} 1, \qquad s_c = \sum_{i: y_i = c} u_i, \qquad
+        M = \sum_i u_i u_i^T, \qquad u_i = x_i / \lVert x_i \rVert
+
+    Args:
+        features: floats (N, D), of any length.
+        labels: int64 (N,), in 0..C-1.
+        class_count: number C of classes.
+    """
+    unit = F.normalize(features.detach().double(), dim=1)
+    sums = unit.new_zeros(class_count, unit.shape[1]).index_add_(0, labels, unit)
+    return FeatureSums(labels.bincount(minlength=class_count), sums, unit.T @ unit)
+
+
+def shrunk_covariance(of: FeatureSums, *, ridge: float = 1.0) -> Tensor:
+    r"""Return the covariance (D, D) that the classes share, drawn towards a multiple of the identity.
+
+    .. math::
+        S = W + \rho \frac{D}{N - K} \frac{\mathrm{tr} W}{D} I, \qquad
+        W = \frac{1}{N - K} \Bigl( M - \sum_c \frac{s_c s_c^T}{n_c} \Bigr)
+
+    for N features of K classes. With fewer features than dimensions the identity outweighs W; it fades
+    as features come. Without any spread inside the classes (one feature each) S is the identity, scaled
+    to the mean variance of all features.
+
+    Args:
+        of: sums over at least one feature.
+        ridge: the factor :math:`\rho`, above 0.
+
+    References:
+        Kubokawa and Srivastava, Estimation of the precision matrix of a singular Wishart distribution,
+        JMVA 2008, as used by Wang et al., ICLR 2024, section 3.2 (rho = 1).
+
+    Deviations:
+        N - K in place of N - 1, and S has the scale of a covariance, so that the discriminant's
+        probabilities do not grow sharper with N.
+    """
+    check_number("ridge", ridge, above=0)
+    fitted = of.counts > 0
+    n, size = of.counts[fitted].double(), len(of.second_moment)
+    total, freedom = float(n.sum()), float(n.sum()) - len(n)
+    means = of.sums[fitted] / n[:, None]
+    identity = torch.eye(size, dtype=means.dtype, device=means.device)
+    # Rounding leaves a trace of about 1e-16 of the features' unit length where there is no spread.
+    scatter = of.second_moment - (means * n[:, None]).T @ means
+    variance = float(scatter.trace()) / size
+    if freedom == 0 or variance < 1e-12 * total / size:
+        mean = of.sums.sum(dim=0) / total
+        spread = float(of.second_moment.trace() / total - mean @ mean) / size
+        return identity * (spread if spread > 1e-12 / size else 1.0 / size)
+    return (scatter + ridge * size / freedom * variance * identity) / freedom
+
+
+def discriminant_weights(
+    of: FeatureSums, *, ridge: float = 1.0, prior: Prior = "uniform"
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Return the classes (K,) that have features, and their weights (K, D) and biases (K,).
+
+    .. math:: w_c = S^{-1} \mu_c, \qquad b_c = -\tfrac12 \mu_c^T S^{-1} \mu_c + \log \pi_c
+
+    with the class means :math:`\mu_c = s_c / n_c` and S of `shrunk_covariance`; the log-probability of
+    class c given x is :math:`w_c^T x + b_c` up to what all classes share.
+
+    Args:
+        of: sums over at least one feature.
+        ridge: see `shrunk_covariance`.
+        prior: of the classes: ``"uniform"``, or ``"counts"``, their share of the features.
+
+    References:
+        Hayes and Kanan, Lifelong Machine Learning with Deep Streaming Linear Discriminant Analysis,
+        CVPRW 2020, section 4; Wang et al., A Hard-to-Beat Baseline for Training-free CLIP-based
+        Adaptation, ICLR 2024, section 3.2.
+
+    Deviations:
+        See `shrunk_covariance`.
+    """
+    check_choice("prior", prior, PRIORS)
+    classes = of.counts.nonzero().flatten()
+    if len(classes) == 0:
+        raise wrong_value("of", "sums over at least one feature", "none")
+    n = of.counts[classes].double()
+    means = of.sums[classes] / n[:, None]
+    factor = torch.linalg.cholesky(shrunk_covariance(of, ridge=ridge))
+    weights = torch.cholesky_solve(means.T, factor).T
+    biases = -0.5 * (weights * means).sum(dim=1)
+    return classes, weights, biases + (n / n.sum()).log() if prior == "counts" else biases
+
+
+def fused_log_probabilities(
+    zero_shot: Tensor, discriminant: Tensor, classes: Tensor, *, fusion_weight: float
+) -> Tensor:
+    r"""Return log-probabilities (B, C) of zero-shot scores and of a discriminant over some classes F.
+
+    .. math::
+        \log p(c) = \begin{cases}
+            \log p_0(c) & c \notin F \\
+            \log p_0(F) + \log \mathrm{softmax}_{c \in F} \bigl( \log p_0(c) + a \log q(c) \bigr)
+                & c \in F
+        \end{cases}
+
+    where :math:`p_0` is the softmax of the zero-shot logits over all classes, :math:`p_0(F)` its mass on
+    F, and q the softmax of the discriminant's logits over F. So zero-shot decides between each class
+    outside of F and those of F together, among which the two are fused; the probabilities sum to 1.
+
+    Args:
+        zero_shot: logits (B, C).
+        discriminant: logits (B, K) of the classes of F.
+        classes: int64 (K,), the ids of these classes.
+        fusion_weight: the factor a; 0 gives zero-shot.
+
+    References:
+        Wang et al., ICLR 2024, section 3.3 (the sum of both logits).
+
+    Deviations:
+        There every class has features, and raw logits are added; the log-softmax of both adds the
+        same number to each class, and so changes neither ranks nor probabilities.
+    """
+    log_p = F.log_softmax(zero_shot, dim=1)
+    if len(classes) == 0:
+        return log_p
+    seen = log_p[:, classes]
+    mass = seen.logsumexp(dim=1, keepdim=True)
+    share = F.log_softmax(seen + fusion_weight * F.log_softmax(discriminant, dim=1), dim=1)
+    return log_p.index_copy(1, classes, mass + share)
