@@ -15,26 +15,50 @@ from torch.optim import SGD, AdamW
 import avalanche_vlm.metrics
 import avalanche_vlm.models
 import avalanche_vlm.plugins
+import avalanche_vlm.sources
 import avalanche_vlm.strategies
 from avalanche_vlm.metrics import AccuracyMatrixMetric, ClassAccuracyMetric, MemoryMetric
 from avalanche_vlm.models import (
     CLIPClassifier,
     CosineHead,
     EmbeddingBackbone,
+    GaussianDiscriminantHead,
+    GeneratedContext,
+    HybridPromptHead,
+    ImageConditionedPromptHead,
+    LatestLearnedVectors,
     LearnedContextHead,
+    LearnedVectors,
+    LinearHead,
     LoRA,
     OpenCLIPBackbone,
+    ResidualAdapter,
     SeparateAttention,
     TextFeatureHead,
+    UnnormalisedZeroShotHead,
     ZeroShotHead,
 )
 from avalanche_vlm.plugins import (
     FastLoadingPlugin,
+    GaussianDiscriminantPlugin,
     GDumbPlugin,
+    GenerativeLatentReplayPlugin,
     LabelSpaceCrossEntropy,
+    PastGenerativeLatentReplayPlugin,
     SynapticIntelligencePlugin,
 )
-from avalanche_vlm.strategies import FineTune, ZeroShot
+from avalanche_vlm.sources import (
+    ClassMean,
+    ClassVAE,
+    ConditionalVAE,
+    DiagonalGaussian,
+    FullGaussian,
+    GaussianMixture,
+    LatentDiffusion,
+    LowRankGaussian,
+    SharedCovarianceGaussian,
+)
+from avalanche_vlm.strategies import CGIL, FineTune, GaussianDiscriminant, ZeroShot
 from avalanche_vlm.testing import (
     TINY_CLASSES,
     TinyBackbone,
@@ -68,6 +92,25 @@ def strategy_arguments():
     return {"model": model, "optimizer": SGD(model.parameters(), lr=0.1)}
 
 
+GENERATOR_FAULTS = {"dtype": "float8", "seed": -1}
+NETWORK_FAULTS = {"passes": 0, "batch_size": 0, "hidden": 0, "learning_rate": 0}
+GENERATORS = {
+    ClassMean: {},
+    DiagonalGaussian: {},
+    FullGaussian: {"ridge": -1},
+    LowRankGaussian: {"rank": 0, "residual": -1},
+    SharedCovarianceGaussian: {"ridge": -1},
+    GaussianMixture: {"n_components": 0, "covariance": "full", "max_iterations": 0},
+    ClassVAE: {
+        **NETWORK_FAULTS,
+        **{"latent": 0, "noise_scale": "none", "observation_noise": -1, "classes_at_once": 0},
+    },
+    ConditionalVAE: {**NETWORK_FAULTS, "latent": 0, "condition_dim": 0},
+    LatentDiffusion: {
+        **NETWORK_FAULTS,
+        **{"blocks": 0, "diffusion_steps": 0, "draws_per_class": 0, "ridge": -1},
+    },
+}
 COMPONENTS = [
     Component(
         OpenCLIPBackbone,
@@ -78,9 +121,28 @@ COMPONENTS = [
     Component(ZeroShotHead, {"templates": 3}),
     Component(
         LearnedContextHead,
-        {"context_length": 0, "initial_context": 3, "sharing": "some", "suffix": 3, "seed": -1},
+        {
+            "context_length": 0,
+            "initial_context": 3,
+            "sharing": "some",
+            "suffix": 3,
+            "seed": -1,
+            "classes_at_once": 0,
+        },
         {"context_length": 2},
     ),
+    Component(UnnormalisedZeroShotHead, {"templates": 3}),
+    Component(HybridPromptHead, {"context": 3, "unseen": 3, "suffix": 3, "classes_at_once": 0}),
+    Component(
+        ImageConditionedPromptHead,
+        {"context": 3, "unseen": 3, "reduction": 0, "suffix": 3, "prompts_at_once": 0, "seed": -1},
+    ),
+    Component(LearnedVectors, {"length": 0, "sharing": "some", "seed": -1}),
+    Component(LatestLearnedVectors, {"length": 0, "seed": -1}),
+    Component(GeneratedContext, {"template": 3, "seed": -1}),
+    Component(LinearHead, {"initial": None}),
+    Component(ResidualAdapter, {"reduction": 0, "ratio": 0, "seed": -1}),
+    Component(GaussianDiscriminantHead, {"zero_shot": 3, "fusion_weight": -1, "ridge": 0, "prior": "equal"}),
     Component(TextFeatureHead, {"features": torch.zeros(2, 2)}, documented=False),
     Component(CosineHead, {"initial": None}),
     Component(
@@ -90,24 +152,60 @@ COMPONENTS = [
     Component(SeparateAttention, {"attention": nn.Linear(2, 2)}, documented=False),
     Component(
         CLIPClassifier,
-        {"backbone": 3, "head": 3, "class_names": [], "trainable": "all", "train_logit_scale": 3},
+        {
+            "backbone": 3,
+            "head": 3,
+            "class_names": [],
+            "trainable": "all",
+            "train_logit_scale": 3,
+            "image_adapter": 3,
+        },
         {"backbone": TinyBackbone()},
     ),
+    *(Component(kind, {**GENERATOR_FAULTS, **faults}) for kind, faults in GENERATORS.items()),
     Component(LabelSpaceCrossEntropy, {"space": "open", "label_smoothing": 2}),
     Component(SynapticIntelligencePlugin, {"si_lambda": -1, "eps": 0}, {"si_lambda": 1.0}),
     Component(GDumbPlugin, {"mem_size": 0}),
+    *(
+        Component(
+            kind,
+            {"generator": 3, "samples_per_class": 0, "batch_samples_per_class": 0},
+            {"generator": DiagonalGaussian()},
+        )
+        for kind in (GenerativeLatentReplayPlugin, PastGenerativeLatentReplayPlugin)
+    ),
+    Component(GaussianDiscriminantPlugin, {}),
     Component(FastLoadingPlugin, {}, documented=False),
     Component(AccuracyMatrixMetric, {"space": "open"}),
     Component(ClassAccuracyMetric, {"space": "open"}, documented=False),
     Component(MemoryMetric, {}, documented=False),
     Component(FineTune, {"model": nn.Linear(2, 2), "optimizer": 3, "plugins": 3}, strategy_arguments()),
+    Component(
+        CGIL,
+        {
+            "model": nn.Linear(2, 2),
+            "optimizer": 3,
+            "generator": 3,
+            "samples_per_class": 0,
+            "batch_samples_per_class": 0,
+            "plugins": 3,
+        },
+        strategy_arguments(),
+    ),
+    Component(
+        GaussianDiscriminant,
+        {"model": nn.Linear(2, 2), "plugins": 3},
+        {"model": tiny_classifier(GaussianDiscriminantHead())},
+    ),
     Component(ZeroShot, {"model": nn.Linear(2, 2), "plugins": 3}, strategy_arguments() | {"optimizer": None}),
 ]
 ABSTRACT_OR_PLAIN = {"VisionLanguageBackbone", "TextHead", "Prediction", "TemplateArguments", "VLMTemplate"}
+ABSTRACT_OR_PLAIN |= {"EmbeddingAdapter", "LatentGenerator", "PromptContext", "PromptHead"}
 
 
 def test_every_exported_class_is_a_component_here():
-    packages = (avalanche_vlm.models, avalanche_vlm.plugins, avalanche_vlm.strategies, avalanche_vlm.metrics)
+    packages = (avalanche_vlm.models, avalanche_vlm.sources, avalanche_vlm.plugins)
+    packages += (avalanche_vlm.strategies, avalanche_vlm.metrics)
     exported = {
         name for package in packages for name in package.__all__ if inspect.isclass(getattr(package, name))
     }
@@ -127,7 +225,12 @@ def test_source_and_deviations_are_named(component):
 
 
 def test_callbacks_are_the_hosts():
-    ours = (LabelSpaceCrossEntropy(), SynapticIntelligencePlugin(1.0), GDumbPlugin(), FastLoadingPlugin())
+    ours = (
+        *(LabelSpaceCrossEntropy(), SynapticIntelligencePlugin(1.0), GDumbPlugin(), FastLoadingPlugin()),
+        GenerativeLatentReplayPlugin(DiagonalGaussian()),
+        PastGenerativeLatentReplayPlugin(DiagonalGaussian()),
+        GaussianDiscriminantPlugin(),
+    )
     for plugin in ours:
         check_callbacks(plugin)
 
@@ -142,6 +245,11 @@ MODELS = {
     "shared context": lambda: tiny_classifier(LearnedContextHead(context_length=2)),
     "context per class": lambda: tiny_classifier(LearnedContextHead(context_length=2, sharing="per-class")),
     "cosine head": lambda: tiny_classifier(CosineHead(ZeroShotHead())),
+    "linear head": lambda: tiny_classifier(LinearHead(ZeroShotHead())),
+    "hybrid prompts": lambda: tiny_classifier(HybridPromptHead(classes_at_once=3)),
+    "latest vectors": lambda: tiny_classifier(HybridPromptHead(context=[LatestLearnedVectors()])),
+    "prompts of images": lambda: tiny_classifier(ImageConditionedPromptHead(reduction=4)),
+    "adapter": lambda: tiny_classifier(image_adapter=ResidualAdapter()),
 }
 
 

@@ -26,6 +26,10 @@ WRITES = {
         ["results.csv", "results.runs.jsonl", "accuracy_over_experiences.png"],
         {"zero-shot", "naive fine-tuning", "LwF", "replay"},
     ),
+    "cgil.py": (
+        ["results.csv", "accuracy_over_experiences.png"],
+        {"zero-shot", "naive fine-tuning", "Gaussian discriminant", "CGIL"},
+    ),
     "compare_builtin.py": (
         ["results.csv", "results.runs.jsonl", "matrices.png", "accuracy_over_experiences.png"],
         {"zero-shot", *host_baselines(memory_size=1, n_experiences=1)},

@@ -18,7 +18,7 @@ from avalanche_vlm.functional.discriminant import (
     FeatureSums,
     discriminant_weights,
     feature_sums,
-    fused_log_probabilities,
+    fused_logits,
     shrunk_covariance,
 )
 from avalanche_vlm.functional.label_space import (
@@ -42,7 +42,7 @@ __all__ = [
     "feature_sums",
     "forgetting",
     "forward_transfer",
-    "fused_log_probabilities",
+    "fused_logits",
     "label_space_columns",
     "label_space_cross_entropy",
     "label_space_predictions",

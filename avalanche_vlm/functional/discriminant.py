@@ -118,21 +118,20 @@ def discriminant_weights(
     return classes, weights, biases + (n / n.sum()).log() if prior == "counts" else biases
 
 
-def fused_log_probabilities(
-    zero_shot: Tensor, discriminant: Tensor, classes: Tensor, *, fusion_weight: float
-) -> Tensor:
-    r"""Return log-probabilities (B, C) of zero-shot scores and of a discriminant over some classes F.
+def fused_logits(zero_shot: Tensor, discriminant: Tensor, classes: Tensor, *, fusion_weight: float) -> Tensor:
+    r"""Return logits (B, C) of zero-shot scores and of a discriminant over some classes F.
 
     .. math::
-        \log p(c) = \begin{cases}
-            \log p_0(c) & c \notin F \\
-            \log p_0(F) + \log \mathrm{softmax}_{c \in F} \bigl( \log p_0(c) + a \log q(c) \bigr)
-                & c \in F
+        z_c = \begin{cases}
+            z^0_c & c \notin F \\
+            z^0_c + a \log q(c) + k, \quad
+            k = \log \sum_{c \in F} e^{z^0_c} - \log \sum_{c \in F} e^{z^0_c} q(c)^a & c \in F
         \end{cases}
 
-    where :math:`p_0` is the softmax of the zero-shot logits over all classes, :math:`p_0(F)` its mass on
-    F, and q the softmax of the discriminant's logits over F. So zero-shot decides between each class
-    outside of F and those of F together, among which the two are fused; the probabilities sum to 1.
+    with the zero-shot logits :math:`z^0` and the softmax q of the discriminant's logits over F. So the
+    softmax p of z and that of :math:`z^0` agree on the classes outside of F and on F as a whole: zero-shot
+    decides between them, and within F :math:`p(c) \propto p_0(c) \, q(c)^a`. The loss over classes of F
+    alone has no gradient to the others, not even by rounding, which Adam would make steps of.
 
     Args:
         zero_shot: logits (B, C).
@@ -144,13 +143,12 @@ def fused_log_probabilities(
         Wang et al., ICLR 2024, section 3.3 (the sum of both logits).
 
     Deviations:
-        There every class has features, and raw logits are added; the log-softmax of both adds the
-        same number to each class, and so changes neither ranks nor probabilities.
+        There every class has features, and raw logits are added; the log-softmax of q and k add the
+        same number to each class, and so change neither ranks nor probabilities.
     """
-    log_p = F.log_softmax(zero_shot, dim=1)
     if len(classes) == 0:
-        return log_p
-    seen = log_p[:, classes]
-    mass = seen.logsumexp(dim=1, keepdim=True)
-    share = F.log_softmax(seen + fusion_weight * F.log_softmax(discriminant, dim=1), dim=1)
-    return log_p.index_copy(1, classes, mass + share)
+        return zero_shot
+    seen = zero_shot[:, classes]
+    added = seen + fusion_weight * F.log_softmax(discriminant, dim=1)
+    mass = seen.logsumexp(dim=1, keepdim=True) - added.logsumexp(dim=1, keepdim=True)
+    return zero_shot.index_copy(1, classes, added + mass)

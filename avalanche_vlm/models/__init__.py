@@ -5,6 +5,7 @@ from avalanche_vlm.models.backbone import EmbeddingBackbone, VisionLanguageBackb
 from avalanche_vlm.models.classifier import CLIPClassifier, Prediction
 from avalanche_vlm.models.feature_heads import CosineHead, TextFeatureHead
 from avalanche_vlm.models.fingerprint import fingerprint
+from avalanche_vlm.models.gaussian_discriminant_head import GaussianDiscriminantHead
 from avalanche_vlm.models.generated_context import GeneratedContext
 from avalanche_vlm.models.heads import TextHead
 from avalanche_vlm.models.hybrid_prompt_head import HybridPromptHead
@@ -23,6 +24,7 @@ __all__ = [
     "CosineHead",
     "EmbeddingAdapter",
     "EmbeddingBackbone",
+    "GaussianDiscriminantHead",
     "GeneratedContext",
     "HybridPromptHead",
     "ImageConditionedPromptHead",

@@ -1,8 +1,21 @@
 """Plugins: thin shells on the host's callbacks."""
 
 from avalanche_vlm.plugins.fast_loading_plugin import FastLoadingPlugin
+from avalanche_vlm.plugins.gaussian_discriminant import GaussianDiscriminantPlugin
 from avalanche_vlm.plugins.gdumb import GDumbPlugin
+from avalanche_vlm.plugins.generative_latent_replay import (
+    GenerativeLatentReplayPlugin,
+    PastGenerativeLatentReplayPlugin,
+)
 from avalanche_vlm.plugins.label_space_cross_entropy import LabelSpaceCrossEntropy
 from avalanche_vlm.plugins.synaptic_intelligence import SynapticIntelligencePlugin
 
-__all__ = ["FastLoadingPlugin", "GDumbPlugin", "LabelSpaceCrossEntropy", "SynapticIntelligencePlugin"]
+__all__ = [
+    "FastLoadingPlugin",
+    "GDumbPlugin",
+    "GaussianDiscriminantPlugin",
+    "GenerativeLatentReplayPlugin",
+    "LabelSpaceCrossEntropy",
+    "PastGenerativeLatentReplayPlugin",
+    "SynapticIntelligencePlugin",
+]

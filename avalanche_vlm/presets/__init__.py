@@ -3,17 +3,21 @@
 Nothing is downloaded and no data set is read until a method of a setting is called.
 """
 
+from avalanche_vlm.presets.cgil import CGIL_DATASETS, CGILSetting, cgil_setting
 from avalanche_vlm.presets.class_incremental_setting import ClassIncrementalSetting
 from avalanche_vlm.presets.mtil import MTIL_ORDERS, MTILSetting, mtil
 from avalanche_vlm.presets.setting_a import SETTING_A_DATASETS, setting_a
 from avalanche_vlm.presets.setting_b import SETTING_B_DATASETS, setting_b
 
 __all__ = [
+    "CGIL_DATASETS",
     "MTIL_ORDERS",
     "SETTING_A_DATASETS",
     "SETTING_B_DATASETS",
+    "CGILSetting",
     "ClassIncrementalSetting",
     "MTILSetting",
+    "cgil_setting",
     "mtil",
     "setting_a",
     "setting_b",

@@ -8,8 +8,6 @@ from typing import Any, ClassVar, Literal, final
 
 import numpy as np
 import torch
-from sklearn import mixture
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from avalanche_vlm._checks import check_choice, check_count
@@ -102,6 +100,9 @@ class GaussianMixture(LatentGenerator):
 
     def _mixture(self, rows: Any, seed: int) -> tuple[Any, Any, Any]:
         """Return weights (m,), means (m, D) and variances (m, D or 1) of the samples (n, D) of a class."""
+        from sklearn import mixture
+        from sklearn.exceptions import ConvergenceWarning
+
         centre = rows.mean(axis=0)
         # The floor of variances is a number of its own in scikit-learn: features of any size fit it.
         size = np.sqrt(np.square(rows - centre).mean()) or 1.0

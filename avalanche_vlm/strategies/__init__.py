@@ -1,8 +1,19 @@
 """Strategies: methods as wiring of parts, on one template."""
 
+from avalanche_vlm.strategies.cgil import CGIL
 from avalanche_vlm.strategies.fine_tune import FineTune
+from avalanche_vlm.strategies.gaussian_discriminant import GaussianDiscriminant
 from avalanche_vlm.strategies.host_baselines import StrategyBuilder, host_baselines
 from avalanche_vlm.strategies.template import TemplateArguments, VLMTemplate
 from avalanche_vlm.strategies.zero_shot import ZeroShot
 
-__all__ = ["FineTune", "StrategyBuilder", "TemplateArguments", "VLMTemplate", "ZeroShot", "host_baselines"]
+__all__ = [
+    "CGIL",
+    "FineTune",
+    "GaussianDiscriminant",
+    "StrategyBuilder",
+    "TemplateArguments",
+    "VLMTemplate",
+    "ZeroShot",
+    "host_baselines",
+]

@@ -13,8 +13,25 @@ from avalanche_vlm.models import CLIPClassifier
 from avalanche_vlm.strategies.template import TemplateArguments, VLMTemplate
 
 
+class Untrained(VLMTemplate):
+    """A strategy that takes no steps; plugins see every callback but those of batches."""
+
+    def __init__(
+        self, *, model: CLIPClassifier, plugins: Sequence[Any] = (), **template: Unpack[TemplateArguments]
+    ) -> None:
+        # The host wants an optimizer; this one holds a number that belongs to nobody.
+        idle = SGD([torch.zeros(1, requires_grad=True)], lr=0.0)
+        super().__init__(model=model, optimizer=idle, plugins=plugins, **template)
+
+    def make_optimizer(self, reset_optimizer_state: bool = False, **kwargs: Any) -> None:
+        """Leave the idle optimizer alone."""
+
+    def training_epoch(self, **kwargs: Any) -> None:
+        """Do nothing: no batch is drawn and no step taken."""
+
+
 @final
-class ZeroShot(VLMTemplate):
+class ZeroShot(Untrained):
     """Train nothing; an experience only tells which classes have been seen.
 
     Args:
@@ -39,12 +56,4 @@ class ZeroShot(VLMTemplate):
         plugins: Sequence[Any] = (),
         **template: Unpack[TemplateArguments],
     ) -> None:
-        # The host wants an optimizer; this one holds a number that belongs to nobody.
-        idle = SGD([torch.zeros(1, requires_grad=True)], lr=0.0)
-        super().__init__(model=model, optimizer=idle, plugins=plugins, **template)
-
-    def make_optimizer(self, reset_optimizer_state: bool = False, **kwargs: Any) -> None:
-        """Leave the idle optimizer alone."""
-
-    def training_epoch(self, **kwargs: Any) -> None:
-        """Do nothing: no batch is drawn and no step taken."""
+        super().__init__(model=model, plugins=plugins, **template)

@@ -1,0 +1,161 @@
+"""What the plugins that replay from a generator of embeddings have in common."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from avalanche.benchmarks.utils import AvalancheDataset, DataAttribute
+from avalanche.benchmarks.utils.classification_dataset import (
+    ClassificationDataset,
+    TaskAwareSupervisedClassificationDataset,
+)
+from avalanche.core import SupervisedPlugin
+from torch import Tensor
+from torch.utils.data import Dataset, TensorDataset
+
+from avalanche_vlm._checks import check_count, check_type
+from avalanche_vlm.plugins.latent_features import latent_features
+from avalanche_vlm.sources import LatentGenerator
+
+_PLAIN = (bool, int, float, str, type(None))
+
+
+class _Samples(Dataset[tuple[Tensor, int]]):
+    """Embeddings ``x`` (N, D) with labels that are plain numbers, as the host's own data sets give them."""
+
+    def __init__(self, x: Tensor, y: Tensor, targets: list[int]) -> None:
+        self.x, self.y, self.targets = x, y, targets
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.x[index], self.targets[index]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+class LatentReplay(SupervisedPlugin[Any]):
+    """Fits a generator to each experience, and trains on what it draws.
+
+    A subclass says which real embeddings stay and which classes are drawn (`_chosen`).
+    """
+
+    # In a slot, which checkpoints pass over: a run that goes on inside an experience draws again.
+    __slots__ = ("_drawn",)
+    _drawn: tuple[Tensor, list[int]] | None
+
+    def __init__(
+        self, generator: LatentGenerator, *, samples_per_class: int, batch_samples_per_class: int | None
+    ) -> None:
+        super().__init__()
+        check_type("generator", generator, LatentGenerator)
+        check_count("samples_per_class", samples_per_class)
+        if batch_samples_per_class is not None:
+            check_count("batch_samples_per_class", batch_samples_per_class)
+        self.generator = generator
+        self.samples_per_class = samples_per_class
+        self.batch_samples_per_class = batch_samples_per_class
+        self._task_labels: dict[int, int] = {}
+        self._usual_batch_size: int | None = None
+        self._drawn = None
+
+    @abstractmethod
+    def _chosen(
+        self, features: Tensor, labels: Tensor, known: Sequence[int]
+    ) -> tuple[Tensor, Tensor, list[int]]:
+        """Return the real embeddings that are trained on, their labels, and the classes to draw.
+
+        Args:
+            features: (N, D), those of the experience, to which the generator is fitted by now.
+            labels: (N,), of these.
+            known: the classes that were fitted before.
+        """
+
+    @property
+    def nbytes(self) -> int:
+        """Number of bytes that are kept from one experience to the next: those of the generator."""
+        return self.generator.nbytes
+
+    def describe(self) -> dict[str, Any]:
+        """Return the arguments, those of the generator too, as plain values."""
+        generator = self.generator
+        kept = {*generator.per_component, *generator.shared, "embed_dim"}
+        own = {name: value for name, value in vars(generator).items() if isinstance(value, _PLAIN)}
+        told = {name: value for name, value in own.items() if name not in kept and not name.startswith("_")}
+        return {
+            "generator": {"kind": type(generator).__name__, **told},
+            "samples_per_class": self.samples_per_class,
+            "batch_samples_per_class": self.batch_samples_per_class,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is kept from one experience to the next."""
+        return {"generator": self.generator.state_dict(), "task_labels": dict(self._task_labels)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over such a state."""
+        self.generator.load_state_dict(state["generator"])
+        self._task_labels = dict(state["task_labels"])
+
+    def after_train_dataset_adaptation(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        """Fit the generator, and put embeddings in the place of what was to be trained on."""
+        self._restore_batch_size(strategy)  # the last training may have been interrupted
+        known = self.generator.classes
+        batches = list(latent_features(strategy, strategy.adapted_dataset))
+        features = torch.cat([batch[0] for batch in batches])
+        labels = torch.cat([batch[1] for batch in batches])
+        self._note_task_labels(labels, [batch[2] for batch in batches if batch[2] is not None])
+        _follow(self.generator, strategy.device)
+        self.generator.fit(features, labels)
+        features, labels, classes = self._chosen(features, labels, known)
+        x, y = features.cpu(), labels.cpu()
+        if classes:
+            drawn, drawn_labels = self.generator.sample(classes, self.samples_per_class)
+            x, y = torch.cat([x, drawn.cpu()]), torch.cat([y, drawn_labels.cpu()])
+        # A view of the last rows: what is written there is in the data set.
+        self._drawn = x[len(features) :], classes
+        strategy.adapted_dataset = self._dataset(x, y, strategy.adapted_dataset)
+        if self.batch_samples_per_class is not None:
+            self._usual_batch_size = strategy.train_mb_size
+            strategy.train_mb_size = self.batch_samples_per_class * len(y.unique())
+
+    def before_training_epoch(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        """Draw anew, into the same data set, for each epoch but the first."""
+        self._restore_batch_size(strategy)  # every loader has been made by now
+        if self._drawn is not None and self._drawn[1] and strategy.clock.train_exp_epochs > 0:
+            rows, classes = self._drawn
+            rows.copy_(self.generator.sample(classes, self.samples_per_class)[0])
+
+    def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        """Let go of what was trained on."""
+        self._drawn = None
+
+    def _restore_batch_size(self, strategy: Any) -> None:
+        if self._usual_batch_size is not None:
+            strategy.train_mb_size, self._usual_batch_size = self._usual_batch_size, None
+
+    def _note_task_labels(self, labels: Tensor, task_labels: Sequence[Tensor]) -> None:
+        if task_labels:
+            pairs = zip(labels.tolist(), torch.cat([*task_labels]).tolist(), strict=True)
+            self._task_labels.update(pairs)
+
+    def _dataset(self, x: Tensor, y: Tensor, like: Any) -> AvalancheDataset[Any]:
+        """Return a data set of the host over these samples, whose samples have as many parts as ``like``."""
+        labels: Any = y.tolist()
+        # As the samples of the stream, with which those of a buffer may be collated.
+        leaf: Any = TensorDataset(x, y) if isinstance(like[0][1], Tensor) else _Samples(x, y, labels)
+        attributes = [DataAttribute(labels, "targets")]
+        if not hasattr(like, "targets_task_labels"):
+            return ClassificationDataset([leaf], data_attributes=attributes)
+        tasks: Any = [self._task_labels.get(label, 0) for label in labels]
+        attributes.append(DataAttribute(tasks, "targets_task_labels", use_in_getitem=True))
+        return TaskAwareSupervisedClassificationDataset([leaf], data_attributes=attributes)
+
+
+def _follow(generator: LatentGenerator, device: torch.device) -> None:
+    """Move a generator to where the strategy trains; one that is there is left alone."""
+    index = torch.cuda.current_device() if device.type == "cuda" and device.index is None else device.index
+    if (generator.device.type, generator.device.index or 0) != (device.type, index or 0):
+        generator.to(torch.device(device.type, index) if index is not None else device)

@@ -1,0 +1,70 @@
+"""Keeping the sums of a Gaussian discriminant up to date, under any strategy."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import torch
+from avalanche.core import SupervisedPlugin
+
+from avalanche_vlm._checks import wrong_value
+from avalanche_vlm._host import trained_experiences
+from avalanche_vlm.models import CLIPClassifier, GaussianDiscriminantHead
+from avalanche_vlm.plugins.latent_features import latent_features
+
+
+@final
+class GaussianDiscriminantPlugin(SupervisedPlugin[Any]):
+    """Adds the embeddings of each experience to the sums of a `GaussianDiscriminantHead`.
+
+    That happens before the experience is trained on, so that what trains learns what the discriminant
+    leaves: with ``GaussianDiscriminantHead(CosineHead(...))`` as head and generative replay beside this
+    plugin, weights are trained on top of the closed form. Each sample counts once, with its eval
+    transform; training on an experience again counts its samples again. What other plugins make of the
+    data of an experience (replay, synthetic embeddings) does not count. Streams may be images, which go
+    through the frozen image tower, or embeddings.
+
+    Raises:
+        ValueError: in training, a model with another head, or an image tower or adapter that trains.
+
+    References:
+        Wang et al., A Hard-to-Beat Baseline for Training-free CLIP-based Adaptation, ICLR 2024
+        (arXiv 2402.04087); Hayes and Kanan, Lifelong Machine Learning with Deep Streaming Linear
+        Discriminant Analysis, CVPRW 2020.
+
+    Deviations:
+        See `GaussianDiscriminantHead`.
+
+    >>> plugins = [GaussianDiscriminantPlugin()]
+    """
+
+    def after_train_dataset_adaptation(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        """Add the samples."""
+        model = strategy.model
+        head, adapter = discriminant_head(model), model.image_adapter
+        for experience in trained_experiences(strategy):
+            for embeddings, labels, _ in latent_features(strategy, experience.dataset):
+                if adapter is not None:
+                    with torch.no_grad():
+                        embeddings = adapter(embeddings.to(strategy.device))
+                head.update(embeddings, labels)
+
+
+def discriminant_head(model: Any) -> GaussianDiscriminantHead:
+    """Return the head of a classifier whose embeddings stay what they are; refuse another."""
+    if not isinstance(model, CLIPClassifier) or not isinstance(model.head, GaussianDiscriminantHead):
+        head = type(model.head).__name__ if isinstance(model, CLIPClassifier) else None
+        raise wrong_value(
+            "model",
+            "a CLIPClassifier with a GaussianDiscriminantHead",
+            f"one with a {head}" if head else f"a {type(model).__name__}",
+            "Wrap the head: CLIPClassifier(backbone, GaussianDiscriminantHead(head)).",
+        )
+    if model.image_adapter is not None and any(p.requires_grad for p in model.image_adapter.parameters()):
+        raise wrong_value(
+            "model",
+            "a classifier whose image adapter is fixed",
+            "one whose adapter trains, and so moves embeddings after they were counted",
+            "Leave out image_adapter, or freeze its parameters.",
+        )
+    return model.head

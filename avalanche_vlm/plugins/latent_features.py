@@ -1,0 +1,88 @@
+"""The embeddings of what a strategy is about to train on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from avalanche.training.storage_policy import BalancedExemplarsBuffer, ReservoirSamplingBuffer
+from torch import Tensor
+from torch.utils.data import DataLoader, default_collate
+
+from avalanche_vlm._checks import wrong_type, wrong_value
+from avalanche_vlm.models import CLIPClassifier
+from avalanche_vlm.plugins.fast_loader import fast_loader
+
+_EMBEDDINGS_AT_ONCE = 4096
+
+
+def latent_features(strategy: Any, data: Any) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """Yield un-normalised embeddings (B, D), labels (B,) and task labels (B,), or None without these.
+
+    Each sample of a data set of the host comes once, in its order, under its eval transform.
+    Images go through the image tower of the model without gradient, ``eval_mb_size`` at once;
+    embeddings are taken as they are. No global random number is drawn.
+
+    Raises:
+        TypeError: the samples are images, and the model is no `CLIPClassifier`.
+        ValueError: the image tower trains, so that embeddings would go out of date; or the samples are
+            images, and so are those of a buffer of the host that would be mixed with embeddings.
+    """
+    model = strategy.model
+    refuse_trained_image_tower(model)
+    dataset: Any = data.eval()
+    of_images = len(dataset[0][0].shape) != 1
+    if of_images:
+        _check_images(strategy)
+        # The host moves the model only after it has prepared the data.
+        model.to(strategy.device)
+    loader: Any = DataLoader(
+        dataset,
+        batch_size=strategy.eval_mb_size if of_images else max(_EMBEDDINGS_AT_ONCE, strategy.eval_mb_size),
+        collate_fn=getattr(dataset, "collate_fn", default_collate),
+        generator=torch.Generator(),  # from which the loader draws a seed for its workers
+    )
+    for x, y, *rest in fast_loader(loader):
+        yield _encoded(model, x.to(strategy.device)) if of_images else x, y, rest[-1] if rest else None
+
+
+def refuse_trained_image_tower(model: Any) -> None:
+    """Raise `ValueError` if the image tower of a classifier trains."""
+    tower = model.backbone.image_tower if isinstance(model, CLIPClassifier) else None
+    if tower is not None and any(parameter.requires_grad for parameter in tower.parameters()):
+        raise wrong_value(
+            "strategy.model",
+            "one whose image tower is frozen",
+            "one whose image tower trains: embeddings fitted in one experience would be out of date in the "
+            "next",
+            "Train the text tower or a head, e.g. CosineHead or LearnedContextHead, or replay images with "
+            "the host's ReplayPlugin.",
+        )
+
+
+@torch.no_grad()
+def _encoded(model: CLIPClassifier, images: Tensor) -> Tensor:
+    # A frozen tower is in eval mode, whatever the mode of the model.
+    return model.encode(images).float()
+
+
+def _check_images(strategy: Any) -> None:
+    model = strategy.model
+    if not isinstance(model, CLIPClassifier):
+        raise wrong_type(
+            "strategy.model",
+            "a CLIPClassifier, which encodes images",
+            model,
+            "Or make the stream one of embeddings: avalanche_vlm.embedding.embed(benchmark, backbone, ...).",
+        )
+    for part in (*strategy.plugins, strategy):
+        policy = getattr(part, "storage_policy", None)
+        if isinstance(policy, (BalancedExemplarsBuffer, ReservoirSamplingBuffer)):
+            raise wrong_value(
+                "strategy.plugins",
+                "plugins whose buffers hold what is trained on, which is embeddings here",
+                f"a {type(part).__name__} with a {type(policy).__name__} of images",
+                "Embed the benchmark first, with avalanche_vlm.embedding.embed(benchmark, backbone, "
+                "cache_dir=...): then the buffer holds embeddings too.",
+            )

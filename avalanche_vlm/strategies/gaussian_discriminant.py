@@ -1,0 +1,55 @@
+"""A Gaussian discriminant on embeddings: one pass, no gradient, no forgetting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, final
+
+from typing_extensions import Unpack
+
+from avalanche_vlm._checks import check_type
+from avalanche_vlm.models import CLIPClassifier
+from avalanche_vlm.plugins import GaussianDiscriminantPlugin
+from avalanche_vlm.plugins.gaussian_discriminant import discriminant_head
+from avalanche_vlm.strategies.template import TemplateArguments
+from avalanche_vlm.strategies.zero_shot import Untrained
+
+
+@final
+class GaussianDiscriminant(Untrained):
+    """Add the embeddings of each experience to the sums of a `GaussianDiscriminantHead`; train nothing.
+
+    Each sample is looked at once, with its eval transform, whatever ``train_epochs`` is. The result is
+    that of all experiences at once, in any order of samples, classes and experiences; training on the
+    same experience again counts its samples again. It is `GaussianDiscriminantPlugin` on a strategy that
+    takes no steps.
+
+    Args:
+        model: a classifier with a `GaussianDiscriminantHead`.
+        plugins: further plugins of ours or the host's.
+        **template: the host's arguments.
+
+    Raises:
+        TypeError: ``model`` is not a `CLIPClassifier`.
+        ValueError: it has another head, or an image adapter; in training, an image tower that trains.
+
+    References:
+        Wang et al., A Hard-to-Beat Baseline for Training-free CLIP-based Adaptation, ICLR 2024
+        (arXiv 2402.04087); Hayes and Kanan, Lifelong Machine Learning with Deep Streaming Linear
+        Discriminant Analysis, CVPRW 2020.
+
+    Deviations:
+        See `GaussianDiscriminantHead`.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: CLIPClassifier,
+        plugins: Sequence[Any] = (),
+        **template: Unpack[TemplateArguments],
+    ) -> None:
+        check_type("model", model, CLIPClassifier)
+        discriminant_head(model)
+        check_type("plugins", plugins, Sequence)
+        super().__init__(model=model, plugins=[*plugins, GaussianDiscriminantPlugin()], **template)
