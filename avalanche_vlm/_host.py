@@ -2,14 +2,87 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from avalanche.benchmarks.utils import AvalancheDataset
+from avalanche.benchmarks.utils.data import (
+    _FlatDataWithTransform,  # pyright: ignore[reportPrivateUsage]
+)
+from avalanche.benchmarks.utils.flat_data import FlatData
 from avalanche.training.supervised import JointTraining
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import ConcatDataset, Subset
 
 from avalanche_vlm._checks import wrong_type, wrong_value
 from avalanche_vlm.functional.label_space import LabelSpace, label_space_columns
+
+Indices = NDArray[np.int64]
+
+
+class DataBelow(NamedTuple):
+    """Some samples of a data set that another is made of.
+
+    Attributes:
+        dataset: the data set.
+        rows: which of its samples (K,).
+        places: where they stand (K,) among the samples that were asked about.
+    """
+
+    dataset: Any
+    rows: Indices
+    places: Indices
+
+
+def data_below(node: Any, rows: Indices) -> list[DataBelow] | None:
+    """Return the data sets that some samples of a node of a tree of data sets come from.
+
+    Args:
+        node: a node of the host's tree, or torch's ``Subset`` or ``ConcatDataset``.
+        rows: the samples (K,) that are asked about.
+
+    Returns:
+        None at the bottom of the tree, which is anything else: subclasses, which may do more than
+        hand samples on, and torch's two over a data set of the host, which adds to its samples.
+
+    Raises:
+        IndexError: an index beyond the data.
+    """
+    below: list[Any]
+    if type(node) in (FlatData, _FlatDataWithTransform):
+        rows, below = _at(node._indices, rows), node._datasets
+    elif type(node) is Subset and not isinstance(node.dataset, (AvalancheDataset, FlatData)):
+        rows, below = _at(node.indices, rows), [node.dataset]
+    elif type(node) is ConcatDataset and not any(
+        isinstance(each, (AvalancheDataset, FlatData)) for each in node.datasets
+    ):
+        below = list(node.datasets)
+    else:
+        return None
+    sizes: list[int] = [len(each) for each in below]
+    ends = np.cumsum(sizes)
+    owners = np.searchsorted(ends, rows, side="right")
+    found: list[DataBelow] = []
+    for number in np.flatnonzero(np.bincount(owners)).tolist():
+        places = np.flatnonzero(owners == number)
+        if number == len(sizes):
+            raise IndexError(f"there is no sample {int(rows[places[0]])} in data of {sum(sizes)}")
+        own = rows[places] - (ends[number] - sizes[number])
+        own[own < 0] += sizes[number]  # counted from the end
+        if (own < 0).any():
+            raise IndexError(f"there is no sample {int(rows.min())} in data of {sizes[number]}")
+        found.append(DataBelow(below[number], own, places))
+    return found
+
+
+def _at(indices: Any, rows: Indices) -> Indices:
+    if indices is None:
+        return rows
+    if isinstance(indices, (list, np.ndarray)):
+        return np.asarray(indices, dtype=np.int64)[rows]
+    return np.fromiter((indices[row] for row in rows.tolist()), dtype=np.int64, count=len(rows))
 
 
 def experience_classes(experience: Any) -> Tensor:

@@ -12,6 +12,7 @@ import avalanche_vlm
 ROOT = Path(avalanche_vlm.__file__).parent
 ORDER = [
     "_checks",
+    "_files",
     "functional",
     "_host",
     "text",
@@ -29,7 +30,7 @@ MAY_IMPORT |= {
     "world": {"world", "_checks"},
     "benchmarks": {"benchmarks", "_checks", "_host", "text", "world"},
     "metrics": {"metrics", "_checks", "_host", "functional", "text"},
-    "logging": {"logging", "_checks", "_host", "functional", "text"},
+    "logging": {"logging", "_checks", "_files", "_host", "functional", "text"},
 }
 # They stand beside strategies: everything below, and benchmarks.
 for beside in ("presets", "selection", "embedding"):

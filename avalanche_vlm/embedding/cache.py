@@ -5,9 +5,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
-import secrets
 import shutil
+import stat
 import struct
 import warnings
 from collections.abc import Generator, Mapping
@@ -21,6 +20,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from avalanche_vlm._files import replacing
 from avalanche_vlm.models.fingerprint import fingerprint
 
 FORMAT = "avalanche_vlm embeddings, 1"
@@ -64,16 +64,9 @@ def write_embeddings(path: Path, embeddings: Tensor, metadata: Mapping[str, str]
     header = json.dumps({"__metadata__": told, _TENSOR: entry}).encode()
     header += b" " * (-len(header) % 8)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(struct.pack("<Q", len(header)) + header)
-            file.write(plain.numpy().data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        file.write(plain.numpy().data)
 
 
 def _versions() -> dict[str, str]:
@@ -94,9 +87,12 @@ def read_embeddings(path: Path, key: str, count: int, verify: Verify) -> Tensor:
 
     Raises:
         DamagedFileError: the file is not whole, or holds something else.
-        OSError: it cannot be opened.
+        OSError: it cannot be opened, or is no file.
     """
     status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        message = "this is in the place of a file of embeddings; move it away, or give another `cache_dir`"
+        raise OSError(errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL, message, str(path))
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -107,7 +103,8 @@ def read_embeddings(path: Path, key: str, count: int, verify: Verify) -> Tensor:
         raise DamagedFileError("its header is not the one that was written")
     if tensor.dtype != torch.float32 or tensor.ndim != 2 or len(tensor) != count:
         raise DamagedFileError(f"it holds {tuple(tensor.shape)} of {tensor.dtype} and not {count} embeddings")
-    state = (path, status.st_ino, status.st_size, status.st_mtime_ns)
+    # The time of change too: the time of writing can be set back.
+    state = (path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     if verify == "checksum" and state not in _verified:
         if fingerprint({_TENSOR: tensor}) != metadata.get("checksum"):
             raise DamagedFileError("its checksum is another")

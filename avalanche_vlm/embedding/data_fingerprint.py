@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 import torch
@@ -41,8 +41,8 @@ def sample_digests(leaf: Any, rows: Sequence[int], index: FileIndex) -> list[byt
     """Return the SHA-256 (32 bytes) of the x of each given sample of a data set.
 
     - A tensor in memory: its dtype, shape and bytes.
-    - A file: its bytes, wherever it lies. They are read once, and again when the size or the time
-      stamp of the file is another (see `FileIndex`).
+    - A file: its bytes, wherever it lies. They are read once, and again when its size or a time
+      stamp is another (see `FileIndex`).
     - Any other data set: x as the data set returns it, which is read every time; randomness in it
       is seeded by the row.
 
@@ -85,14 +85,21 @@ def _sha256(header: Any, content: Any) -> bytes:
     return digest.digest()
 
 
+class _Stamp(NamedTuple):
+    size: int
+    inode: int
+    written_ns: int
+    changed_ns: int
+
+
 @final
 class FileIndex:
     """The digests of files that were read earlier, in a small data base beside the embeddings.
 
-    A file counts as unchanged while its path, its size and its time stamp (nanoseconds) are; a file
-    whose stamp is younger than two seconds is read but not remembered. So what goes unnoticed is
-    only a change that keeps the size and sets the old time stamp again. The data base is a
-    convenience: where it cannot be read or written, every file is read.
+    A file counts as unchanged while its path, size, inode and two time stamps (nanoseconds) are:
+    that of writing, which can be set back, and that of any change, which cannot. A file that was
+    written within the last two seconds is read but not remembered. The data base is a convenience:
+    where it cannot be read or written, every file is read.
 
     Args:
         path: of the data base.
@@ -112,26 +119,29 @@ class FileIndex:
                 new[path] = hashlib.sha256(Path(path).read_bytes()).digest()
         now = time.time_ns()
         self._remember(
-            (path, *stamps[path], digest)
+            (path, json.dumps(stamps[path]), digest)
             for path, digest in new.items()
-            if now - stamps[path][1] > _SETTLED_NS and _stamp(path) == stamps[path]
+            if now - stamps[path].written_ns > _SETTLED_NS and _stamp(path) == stamps[path]
         )
         return [known.get(path) or new[path] for path in paths]
 
-    def _known(self, stamps: dict[str, tuple[int, int]]) -> dict[str, bytes]:
+    def _known(self, stamps: dict[str, _Stamp]) -> dict[str, bytes]:
         if not self.path.exists():
             return {}
         try:
             with closing(sqlite3.connect(self.path, timeout=60)) as base:
-                rows = base.execute("SELECT path, size, mtime_ns, digest FROM files").fetchall()
+                if not base.execute("SELECT * FROM sqlite_master WHERE name = 'stamped'").fetchall():
+                    return {}
+                rows = base.execute("SELECT path, stamp, digest FROM stamped").fetchall()
         except sqlite3.Error as error:
             warnings.warn(
                 f"The index of files {self.path} is unreadable ({error}); files are read.", stacklevel=2
             )
             return {}
-        return {path: digest for path, size, stamp, digest in rows if stamps.get(path) == (size, stamp)}
+        wanted = {path: json.dumps(stamp) for path, stamp in stamps.items()}
+        return {path: digest for path, stamp, digest in rows if wanted.get(path) == stamp}
 
-    def _remember(self, rows: Iterable[tuple[str, int, int, bytes]]) -> None:
+    def _remember(self, rows: Iterable[tuple[str, str, bytes]]) -> None:
         rows = list(rows)
         if not rows:
             return
@@ -145,15 +155,14 @@ class FileIndex:
         except OSError:
             return  # the folder of the embeddings says so itself, when it must be written to
 
-    def _write(self, rows: list[tuple[str, int, int, bytes]]) -> None:
+    def _write(self, rows: list[tuple[str, str, bytes]]) -> None:
         with closing(sqlite3.connect(self.path, timeout=60)) as base, base:
             base.execute(
-                "CREATE TABLE IF NOT EXISTS files "
-                "(path TEXT PRIMARY KEY, size INT, mtime_ns INT, digest BLOB)"
+                "CREATE TABLE IF NOT EXISTS stamped (path TEXT PRIMARY KEY, stamp TEXT, digest BLOB)"
             )
-            base.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", rows)
+            base.executemany("INSERT OR REPLACE INTO stamped VALUES (?, ?, ?)", rows)
 
 
-def _stamp(path: str) -> tuple[int, int]:
+def _stamp(path: str) -> _Stamp:
     status = Path(path).stat()
-    return status.st_size, status.st_mtime_ns
+    return _Stamp(status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)

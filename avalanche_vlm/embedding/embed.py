@@ -51,13 +51,15 @@ def embed(
     view. What a draw yields depends on the sample and the number of the view, not on batch, process
     or experience, and more views later keep the first ones.
 
-    Files are filed under a fingerprint of the weights and configuration of the backbone (its text
-    tower and logit scale apart), the transforms, precision, features, view, and the samples in
-    their order in the data set. So all streams that are cut from the same samples share a file,
-    whatever the class order, and a changed weight, transform or sample is another file: never stale
-    data. Not in the fingerprint are the batch size, the device and the versions of libraries (they
-    move values by rounding; the file says which made it), and the code of a backbone class. What
-    counts as a changed sample says `sample_digests`, and as a changed transform `describe_transform`.
+    Files are filed under a fingerprint of the weights, buffers, configuration and forward hooks of
+    the backbone (its text tower and logit scale apart), the transforms, precision, features, view,
+    and the samples in their order in the data set. So all streams that are cut from the same
+    samples share a file, whatever the class order, and a changed weight, transform or sample is
+    another file: never stale data. Not in the fingerprint are the batch size, the device and the
+    versions of libraries (they move values by rounding; the file says which made it), and the code
+    and plain attributes of a backbone class: what tells two apart belongs into its ``config()``.
+    What counts as a changed sample says `sample_digests`, and as a changed transform
+    `describe_transform`.
 
     A damaged file is reported by a warning and made anew. An interrupted call goes on where it
     stopped, and any number of processes, under ``torchrun`` or started by hand, share the work
@@ -82,8 +84,9 @@ def embed(
     Raises:
         TypeError: an argument is of a wrong type, a transform that cannot be told from others (the
             message says how to name it), or samples that are no float images.
-        ValueError: an argument is out of its range, an image tower that trains or is missing, an
-            online stream, or features that are not finite.
+        ValueError: an argument is out of its range, an image tower that trains or is missing, a
+            forward hook without a name on it (the message says how to name it), an online stream,
+            or features that are not finite.
         OSError: the folder cannot be written to, or is full; the message names it.
 
     >>> import tempfile

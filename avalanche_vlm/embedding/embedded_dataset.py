@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, final
 
 import numpy as np
+import torch
 from avalanche.benchmarks.utils.data import (
     _FlatDataWithTransform,  # pyright: ignore[reportPrivateUsage]
 )
@@ -60,8 +61,20 @@ class EmbeddedSource:
                 leaf = EmbeddingViews(self.views, labels)
                 self._nodes[labelling] = _FlatDataWithTransform([leaf], transform_groups=view_transforms())
             else:
-                self._nodes[labelling] = LabelledTensors(self.views[0], labels, argument="embeddings")
+                self._nodes[labelling] = _labelled(self.views[0], labels)
         return self._nodes[labelling]
+
+
+def _labelled(embeddings: Tensor, labels: Indices) -> LabelledTensors:
+    """Return `LabelledTensors` without the checks of its constructor.
+
+    They would read the whole file for what the encoder never lets into it: NaN and infinity.
+    """
+    data = LabelledTensors.__new__(LabelledTensors)
+    data.x = embeddings
+    data.y = torch.tensor(labels)
+    data.targets = labels.tolist()
+    return data
 
 
 def embedded_dataset(dataset: Any, parts: Sequence[tuple[EmbeddedSource, int, Origin]], group: str) -> Any:

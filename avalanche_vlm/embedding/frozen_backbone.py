@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from avalanche_vlm._checks import check_type, wrong_value
+from avalanche_vlm.embedding.transform_description import describe_transform
 from avalanche_vlm.models import CLIPClassifier, LoRA, VisionLanguageBackbone
 from avalanche_vlm.models.fingerprint import fingerprint
+
+_WATCHES = {"transform_name": ""}
 
 
 def frozen_backbone(backbone: Any) -> VisionLanguageBackbone:
@@ -36,14 +39,49 @@ def frozen_backbone(backbone: Any) -> VisionLanguageBackbone:
 
 
 def backbone_facts(backbone: VisionLanguageBackbone) -> dict[str, Any]:
-    """Return what embeddings of images depend on in a backbone, as plain values."""
+    """Return what embeddings of images depend on in a backbone, as plain values.
+
+    Raises:
+        ValueError: a forward hook that cannot be told from others.
+    """
     # Where the weights came from does not matter: they are told by what they are.
     config = {name: value for name, value in backbone.config().items() if name != "pretrained"}
-    return {
+    weights = backbone.state_dict()
+    facts: dict[str, Any] = {
         "backbone": f"{type(backbone).__module__}.{type(backbone).__qualname__}",
         "configuration": config,
-        "weights": fingerprint(_image_side(backbone, backbone.state_dict())),
+        "weights": fingerprint(_image_side(backbone, weights)),
     }
+    # These two only where there are any, which keeps the files of all other backbones valid.
+    unsaved = {name: buffer for name, buffer in backbone.named_buffers() if name not in weights}
+    if unsaved := _image_side(backbone, unsaved):
+        facts["unsaved buffers"] = fingerprint(unsaved)
+    if hooks := _hooks(backbone):
+        facts["hooks"] = hooks
+    return facts
+
+
+def _hooks(backbone: VisionLanguageBackbone) -> list[Any]:
+    """Return what the forward hooks of the image side are, but for those that only watch."""
+    # With the point that ends the names of a module's tensors.
+    modules = _image_side(backbone, {f"{name}.": module for name, module in backbone.named_modules()})
+    found: list[Any] = []
+    for place, module in modules.items():
+        for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):
+            try:
+                told = describe_transform(hook)
+            except TypeError:
+                raise wrong_value(
+                    "backbone",
+                    "one without forward hooks on its image side, or with hooks that have a name",
+                    f"the hook {hook!r} on `{place[:-1]}`",
+                    "Embeddings are kept under what makes them. Remove it meanwhile, or set "
+                    "`hook.transform_name = 'some text'`, and another text whenever you change what it "
+                    "does; the empty text for a hook that only watches.",
+                ) from None
+            if told != _WATCHES:
+                found.append([place[:-1], told])
+    return found
 
 
 def _image_side(backbone: VisionLanguageBackbone, tensors: dict[str, Any]) -> dict[str, Any]:

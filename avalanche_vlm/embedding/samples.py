@@ -8,22 +8,18 @@ from dataclasses import dataclass, field
 from typing import Any, final
 
 import numpy as np
-from avalanche.benchmarks.utils import AvalancheDataset
 from avalanche.benchmarks.utils.data import (
     _FlatDataWithTransform,  # pyright: ignore[reportPrivateUsage]
 )
-from avalanche.benchmarks.utils.flat_data import FlatData
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Dataset, Subset
+from torch.utils.data import Dataset
 
 from avalanche_vlm._checks import wrong_type
+from avalanche_vlm._host import DataBelow, Indices, data_below
 from avalanche_vlm.benchmarks.multi_dataset_benchmark import OffsetLabels
 from avalanche_vlm.embedding.data_fingerprint import leaf_transforms
 from avalanche_vlm.embedding.seeding import seeded, view_seed
 from avalanche_vlm.embedding.transform_description import describe_transform
-
-Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -64,36 +60,18 @@ def _origins(
     """Yield the origins of some rows of a node of the host's tree of data sets."""
     if len(rows) == 0:
         return
-    if isinstance(node, FlatData):
-        if isinstance(node, _FlatDataWithTransform):
-            above = {group: [*_group_transforms(node, group), *rest] for group, rest in above.items()}
-        indices = node._indices  # pyright: ignore[reportPrivateUsage]
-        if indices is not None:
-            rows = np.fromiter((indices[i] for i in rows.tolist()), dtype=np.int64, count=len(rows))
-        yield from _parts(node._datasets, rows, positions, above)  # pyright: ignore[reportPrivateUsage]
-    elif type(node) is Subset and not isinstance(node.dataset, AvalancheDataset):
-        yield from _origins(node.dataset, np.asarray(node.indices, dtype=np.int64)[rows], positions, above)
-    elif type(node) is ConcatDataset and not any(
-        isinstance(part, AvalancheDataset) for part in node.datasets
-    ):
-        yield from _parts(node.datasets, rows, positions, above)
-    elif isinstance(node, OffsetLabels):
-        yield from _origins(node.dataset, rows, positions, above)
-    else:
+    if type(node) is _FlatDataWithTransform:
+        above = {group: [*_group_transforms(node, group), *rest] for group, rest in above.items()}
+    below = data_below(node, rows)
+    if isinstance(node, OffsetLabels):
+        below = [DataBelow(node.dataset, rows, np.arange(len(rows)))]
+    if below is None:
         own = leaf_transforms(node)
-        yield Origin(
-            node, rows, positions, {group: json.dumps([own, *rest]) for group, rest in above.items()}
-        )
-
-
-def _parts(
-    datasets: Sequence[Any], rows: Indices, positions: Indices, above: Mapping[str, list[Any]]
-) -> Iterator[Origin]:
-    ends = np.cumsum([len(part) for part in datasets])
-    which = np.searchsorted(ends, rows, side="right")
-    for number, part in enumerate(datasets):
-        here = which == number
-        yield from _origins(part, rows[here] - (ends[number] - len(part)), positions[here], above)
+        told = {group: json.dumps([own, *rest]) for group, rest in above.items()}
+        yield Origin(node, rows, positions, told)
+        return
+    for child, child_rows, places in below:
+        yield from _origins(child, child_rows, positions[places], above)
 
 
 def _group_transforms(node: Any, group: str) -> list[Any]:

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from avalanche_vlm._checks import check_choice, check_type, wrong_value
+from avalanche_vlm._files import replacing
 from avalanche_vlm.functional.label_space import LABEL_SPACES, LabelSpace
 from avalanche_vlm.logging.result_row import ResultRow, Results
 from avalanche_vlm.logging.results import accuracy_rows, result_matrix
@@ -37,12 +38,8 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], *, dots_per_inch: 
     """
     check_type("figure", figure, Figure)
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
-    try:
-        figure.savefig(temporary, dpi=dots_per_inch)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=dots_per_inch, format=path.suffix[1:])
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from avalanche.benchmarks.utils import AvalancheDataset, ConstantSequence, DataAttribute
+from avalanche.benchmarks.utils.classification_dataset import lookup
 from avalanche.benchmarks.utils.data import (
     _FlatDataWithTransform,  # pyright: ignore[reportPrivateUsage]
 )
-from avalanche.benchmarks.utils.flat_data import FlatData
 from avalanche.benchmarks.utils.transforms import MultiParamCompose, TupleTransform
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Subset, TensorDataset, default_collate
+from torch.utils.data import ConcatDataset, TensorDataset, default_collate
 
-Indices = NDArray[np.int64]
+from avalanche_vlm._host import Indices, data_below
+
 Transforms = list[Callable[[Any], Any]]
+
+# Data sets that return ``x[i], targets[i]`` and nothing else. What another class returns only its
+# code knows. By name, because plugins stand below benchmarks.
+_ROWS_AND_TARGETS = {
+    ("avalanche_vlm.benchmarks.labelled_tensors", "LabelledTensors"),
+    ("avalanche_vlm.plugins._latent_replay", "_Samples"),
+}
 
 
 class NotIndexable(Exception):
@@ -93,15 +101,14 @@ def indexed_samples(dataset: Any) -> IndexedSamples:
     start = 0
     for top in tops:
         every = np.arange(len(top), dtype=np.int64)
-        node, group = top, ""
+        node = top
         attributes.append([])
         if isinstance(top, AvalancheDataset):
             _require(type(top).__getitem__ is AvalancheDataset.__getitem__)
             node: Any = top._flat_data  # pyright: ignore[reportPrivateUsage]
-            group = node._transform_groups.current_group
             own = top._data_attributes.values()  # pyright: ignore[reportPrivateUsage]
             attributes[-1] = [_attribute(each) for each in own if each.use_in_getitem]
-        parts += _parts(node, every, start + every, group, [])
+        parts += _parts(node, every, start + every, None, [])
         start += len(top)
     _require(len(parts) > 0 and len({len(each) for each in attributes}) == 1)
     columns = [torch.cat(values) for values in zip(*attributes, strict=True)]
@@ -118,14 +125,14 @@ def _gather(parts: Sequence[_Part], count: int, columns: Sequence[Tensor]) -> In
     which, rows = torch.zeros(count, dtype=torch.int64), torch.zeros(count, dtype=torch.int64)
     labels: Tensor | None = None
     for part in parts:
-        x, y = _tensors(part.leaf)
+        x = _inputs(part.leaf)
         first = next(iter(inputs.values()), x)
         _require((x.shape[1:], x.dtype, x.device) == (first.shape[1:], first.dtype, first.device))
         inputs.setdefault(id(x), x)
         positions, part_rows = torch.from_numpy(part.positions), torch.from_numpy(part.rows)
         which[positions] = list(inputs).index(id(x))
         rows[positions] = part_rows
-        own = _labels(part, y, part_rows)
+        own = _labels(part, part_rows)
         labels = own.new_zeros((count, *own.shape[1:])) if labels is None else labels
         _require((own.shape[1:], own.dtype, own.device) == (labels.shape[1:], labels.dtype, labels.device))
         labels[positions] = own
@@ -134,32 +141,33 @@ def _gather(parts: Sequence[_Part], count: int, columns: Sequence[Tensor]) -> In
     return IndexedSamples(list(inputs.values()), which, rows, [labels, *columns], firsts)
 
 
-def _tensors(leaf: Any) -> tuple[Tensor, Tensor]:
-    """Return x and y of a data set that is made of them, and of nothing that could change them."""
+def _inputs(leaf: Any) -> Tensor:
+    """Return x of a data set that is made of tensors, and of nothing that could change them."""
     _require(not hasattr(leaf, "ffcv_info"))
     if type(leaf) is TensorDataset:
         _require(len(leaf.tensors) == 2)
-        x, y = leaf.tensors
+        x = leaf.tensors[0]
     else:
-        state = getattr(leaf, "__dict__", {})
-        x, y = state.get("x"), state.get("y")
-        _require(all(_is_plain(value) for value in state.values()))
-    if not (isinstance(x, Tensor) and isinstance(y, Tensor)):
-        raise NotIndexable
-    _require(len(x) == len(y) == len(leaf) and x.layout is torch.strided and not x.requires_grad)
-    return x, y
+        _require((type(leaf).__module__, type(leaf).__qualname__) in _ROWS_AND_TARGETS)
+        x = leaf.x
+    _require(isinstance(x, Tensor) and len(x) == len(leaf))
+    _require(x.layout is torch.strided and not x.requires_grad)
+    return x
 
 
-def _is_plain(value: Any) -> bool:
-    """Return whether an attribute holds values only: no transform, no generator."""
-    if isinstance(value, (list, tuple)):
-        return all(isinstance(each, (int, float, str)) for each in value[:1])
-    return value is None or isinstance(value, (Tensor, np.ndarray, int, float, str))
+def _labels_below(leaf: Any, rows: Tensor) -> Tensor:
+    """Return the labels (K, ...) that some samples of a data set come with."""
+    if type(leaf) is TensorDataset:
+        return leaf.tensors[1][rows]
+    labels = leaf.y[rows]
+    # Both are public, and a user may have changed one.
+    _require(list(map(leaf.targets.__getitem__, rows.tolist())) == labels.tolist())
+    return labels
 
 
-def _labels(part: _Part, y: Tensor, rows: Tensor) -> Tensor:
+def _labels(part: _Part, rows: Tensor) -> Tensor:
     """Return what the transforms of y make of the labels (K, ...), each applied once a value."""
-    labels = y[rows]
+    labels = _labels_below(part.leaf, rows)
     if not part.label_transforms:
         return labels
     _require(labels.ndim == 1 and not labels.is_floating_point())
@@ -177,48 +185,27 @@ def _labels(part: _Part, y: Tensor, rows: Tensor) -> Tensor:
     return values[inverse]
 
 
-def _parts(node: Any, rows: Indices, positions: Indices, group: str, above: Transforms) -> Iterator[_Part]:
-    """Yield the parts that some rows of a node of the tree of data sets come from."""
+def _parts(
+    node: Any, rows: Indices, positions: Indices, group: str | None, above: Transforms
+) -> Iterator[_Part]:
+    """Yield the parts that some rows of a node of the tree of data sets come from.
+
+    ``group`` is the transform group that the host hands down, or None where each node has its own.
+    """
     if len(rows) == 0:
         return
     if type(node) is _FlatDataWithTransform:
+        groups = node._transform_groups  # pyright: ignore[reportPrivateUsage]
+        group = group or groups.current_group
         above = [*_label_transforms(node, group), *above]
-    for child, child_rows, places in _children(node, rows):
-        if child is node:
-            yield _Part(node, rows, positions, above)
-        else:
-            yield from _parts(child, child_rows, positions[places], group, above)
-
-
-def _children(node: Any, rows: Indices) -> Iterator[tuple[Any, Indices, Indices]]:
-    """Yield the data sets below a node, with the rows there and their places in ``rows``."""
-    if isinstance(node, FlatData):
-        rows = _at(node._indices, rows)  # pyright: ignore[reportPrivateUsage]
-        below: Any = node._datasets  # pyright: ignore[reportPrivateUsage]
-    elif type(node) is ConcatDataset:
-        below = node.datasets
-    elif type(node) is Subset:
-        rows = _at(node.indices, rows)
-        below = [node.dataset]
     else:
-        yield node, rows, np.arange(len(rows))
+        group = None
+    below = data_below(node, rows)
+    if below is None:
+        yield _Part(node, rows, positions, above)
         return
-    # A data set of the host adds attributes to its samples, which only those at the top may here.
-    _require(not any(isinstance(each, AvalancheDataset) for each in below))
-    ends = np.cumsum([len(each) for each in below])
-    owners = np.searchsorted(ends, rows, side="right")
-    for number, child in enumerate(below):
-        places = np.flatnonzero(owners == number)
-        if len(places):
-            yield child, rows[places] - (ends[number] - len(child)), places
-
-
-def _at(indices: Any, rows: Indices) -> Indices:
-    if indices is None:
-        return rows
-    if isinstance(indices, (list, np.ndarray)):
-        return np.asarray(indices, dtype=np.int64)[rows]
-    return np.fromiter((indices[row] for row in rows.tolist()), dtype=np.int64, count=len(rows))
+    for child, child_rows, places in below:
+        yield from _parts(child, child_rows, positions[places], group, above)
 
 
 def _label_transforms(node: Any, group: str) -> Transforms:
@@ -235,7 +222,16 @@ def _of_label(transform: Any) -> Transforms:
     _require(type(transform) is TupleTransform)
     by_part: list[Any] = list(transform.transforms)
     _require(all(each is None for number, each in enumerate(by_part) if number != 1))
-    return [each for each in by_part if each is not None]
+    transforms = [each for each in by_part if each is not None]
+    _require(all(_is_table(each) for each in transforms))
+    return transforms
+
+
+def _is_table(transform: Any) -> bool:
+    """Return whether a transform of y is one of the host's class mappings: a label has one image."""
+    if type(transform) is not partial or transform.func is not lookup or transform.keywords:
+        return False
+    return len(transform.args) == 1 and type(transform.args[0]) in (list, tuple, dict, np.ndarray)
 
 
 def _attribute(attribute: DataAttribute[Any]) -> Tensor:
@@ -253,11 +249,12 @@ def _fill(node: Any, rows: Indices, values: Indices, positions: Indices) -> None
         _require(type(constant) is int)
         values[positions] = constant
         return
-    for child, child_rows, places in _children(node, rows):
-        if child is node:
-            _require(isinstance(node, (list, tuple)))
-            found = np.asarray(node)
-            _require(found.ndim == 1 and found.dtype.kind == "i")
-            values[positions] = found[rows]
-        else:
-            _fill(child, child_rows, values, positions[places])
+    below = data_below(node, rows)
+    if below is None:
+        _require(isinstance(node, (list, tuple)))
+        found = np.asarray(node)
+        _require(found.ndim == 1 and found.dtype.kind == "i")
+        values[positions] = found[rows]
+        return
+    for child, child_rows, places in below:
+        _fill(child, child_rows, values, positions[places])

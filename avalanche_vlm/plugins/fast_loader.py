@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,9 +39,11 @@ class FastLoader:
 
     def _batches(self) -> Iterator[list[Tensor]]:
         sampler: Any = self._torch_loader.batch_sampler
+        # As in torch's loader, which pins nothing where there is no GPU to copy to.
+        pins = self._torch_loader.pin_memory and torch.cuda.is_available()
         for indices in sampler:
             batch = self._samples.batch(indices)
-            yield [part.pin_memory() for part in batch] if self._torch_loader.pin_memory else batch
+            yield [part.pin_memory() for part in batch] if pins else batch
 
     def __len__(self) -> int:
         return len(self.host_loader)
@@ -57,16 +58,17 @@ class FastLoader:
 def fast_loader(loader: Any) -> Any:
     """Return a loader with the same batches that indexes tensors, or ``loader`` where that cannot be.
 
-    A batch is indexed at once if every sample comes from a data set made of tensors ``x`` and ``y``
-    (`LabelledTensors`, torch's ``TensorDataset``), through subsets and concatenations of the host
-    or of torch, and no transform of the current group touches x. The samplers stay those of
-    ``loader``: the host's task-balanced, class-balanced and replay loaders give the same batches in
-    the same order, and the same random numbers are drawn. Data are indexed where they lie, so
-    tensors that are mapped from disk stay there.
+    A batch is indexed at once if every sample comes from `LabelledTensors` (embedded benchmarks
+    have them too) or from torch's ``TensorDataset``, through subsets and concatenations of the host
+    or of torch, and no transform of the current group touches it but a class mapping of the host.
+    The samplers stay those of ``loader``: the host's task-balanced, class-balanced and replay
+    loaders give the same batches in the same order, and the same random numbers are drawn. Data are
+    indexed where they lie, so tensors that are mapped from disk stay there.
 
-    A few samples are compared with what the data set itself returns, bit for bit. Whatever is not
-    as expected (another transform, a data set that draws random numbers, samples with further
-    parts, another collate function, worker processes, ffcv, distributed training) keeps ``loader``.
+    Whatever is not as expected (a data set of another class, which may change any of its samples,
+    another transform, samples with further parts, another collate function, worker processes, ffcv,
+    distributed training) keeps ``loader``, and a few samples are compared with what the data set
+    itself returns, bit for bit.
 
     Args:
         loader: a loader of the host, or torch's ``DataLoader``.
@@ -79,13 +81,10 @@ def fast_loader(loader: Any) -> Any:
     torch_loader = _loader_of_torch(loader)
     if type(torch_loader) is not DataLoader or not _is_plain(torch_loader):
         return loader
-    states = _random_states()
     try:
         samples = indexed_samples(torch_loader.dataset)
         _check(samples, torch_loader.dataset)
-    except NotIndexable:
-        samples = None
-    if _drawn_since(states) or samples is None:
+    except (NotIndexable, IndexError):  # an index beyond the data: for the host to say so
         return loader
     return FastLoader(loader, torch_loader, samples)
 
@@ -141,20 +140,3 @@ def _check(samples: IndexedSamples, dataset: Any) -> None:
         alike = isinstance(theirs, Tensor) and ours.dtype == theirs.dtype and ours.device == theirs.device
         if not (alike and ours.stride() == theirs.stride() and torch.equal(ours, theirs)):
             raise NotIndexable
-
-
-def _random_states() -> tuple[Any, ...]:
-    return random.getstate(), np.random.get_state(), torch.get_rng_state()
-
-
-def _drawn_since(states: tuple[Any, ...]) -> bool:
-    """Return whether global random numbers were drawn, and take that back."""
-    python, numpy, of_torch = states
-    now = np.random.get_state()
-    same_numpy = all(np.array_equal(was, new) for was, new in zip(numpy, now, strict=True))
-    same = random.getstate() == python and same_numpy and torch.equal(torch.get_rng_state(), of_torch)
-    if not same:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.set_rng_state(of_torch)
-    return not same

@@ -32,8 +32,14 @@ def counting_backbone():
     """Return a backbone that remembers how many images it encoded, and in batches of which size."""
     backbone = TinyBackbone()
     backbone.batches = []
-    backbone.image_tower.conv1.register_forward_hook(lambda *args: backbone.batches.append(len(args[-1])))
+    watch(backbone, lambda *args: backbone.batches.append(len(args[-1])))
     return backbone
+
+
+def watch(backbone, hook):
+    """Call a hook that changes nothing whenever images are encoded."""
+    hook.transform_name = ""
+    backbone.image_tower.conv1.register_forward_hook(hook)
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """When files are used again, and when not."""
 
+import contextlib
 import errno
+import functools
 import os
 import resource
 import shutil
@@ -15,11 +17,17 @@ from PIL import Image
 from safetensors import safe_open
 from torchvision.transforms import Compose, Resize
 
-from avalanche_vlm.benchmarks import folder_benchmark, tensor_benchmark, with_validation_stream
+from avalanche_vlm.benchmarks import (
+    LabelledTensors,
+    folder_benchmark,
+    tensor_benchmark,
+    with_validation_stream,
+)
 from avalanche_vlm.embedding import cache, embed
 from avalanche_vlm.embedding.cache import DamagedFileError, read_embeddings, write_embeddings
 from avalanche_vlm.embedding.data_fingerprint import FileIndex
 from avalanche_vlm.models.preprocessing import ImageTransform
+from avalanche_vlm.testing import TinyBackbone
 
 from .conftest import NAMES, all_x, counting_backbone, pixels, transforms, write_folders
 
@@ -107,6 +115,55 @@ def test_a_changed_configuration_is_a_miss(backbone, filled):
     assert encodes(benchmark_of(backbone), filled, backbone=changed) == 48
 
 
+class Shifted(TinyBackbone):
+    """A backbone with a buffer on its image side."""
+
+    def __init__(self, shift, persistent):
+        super().__init__()
+        self.register_buffer("shift", torch.tensor(shift), persistent=persistent)
+
+    def encode_image(self, images):
+        return super().encode_image(images + self.shift)
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+def test_a_changed_buffer_is_a_miss_whether_it_is_saved_or_not(persistent, backbone, tmp_path):
+    benchmark = benchmark_of(backbone)
+    one, same, other = (
+        all_x(embed(benchmark, Shifted(shift, persistent), cache_dir=tmp_path).train_stream[0])
+        for shift in (0.0, 0.0, 3.0)
+    )
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 4
+
+
+def test_buffers_of_the_text_tower_do_not_matter(backbone, filled):
+    assert "text_tower.attn_mask" not in backbone.state_dict()
+    backbone.text_tower.attn_mask += 1
+    assert encodes(benchmark_of(backbone), filled, backbone=backbone) == 0
+
+
+def test_a_forward_hook_must_have_a_name_and_is_a_miss(backbone, filled):
+    def negated(module, images, features=None):
+        return -images[0] if features is None else -features
+
+    for register in ("register_forward_hook", "register_forward_pre_hook"):
+        hook = functools.partial(negated)
+        hooked = counting_backbone()
+        getattr(hooked.image_tower.ln_post, register)(hook)
+        with pytest.raises(ValueError, match=r"the hook .* on `image_tower.ln_post`.*hook.transform_name"):
+            encodes(benchmark_of(backbone), filled, backbone=hooked)
+        hook.transform_name = register
+        assert encodes(benchmark_of(backbone), filled, backbone=hooked) == 48
+        assert encodes(benchmark_of(backbone), filled, backbone=hooked) == 0
+        hook.transform_name = f"{register}, 2"
+        assert encodes(benchmark_of(backbone), filled, backbone=hooked) == 48
+    of_text = counting_backbone()
+    of_text.text_tower.ln_final.register_forward_hook(functools.partial(negated))
+    assert encodes(benchmark_of(backbone), filled, backbone=of_text) == 0
+
+
 def test_a_changed_pixel_is_a_miss_and_only_where_it_is(backbone, filled):
     x, y = pixels(0)
     x = x.clone()
@@ -191,6 +248,26 @@ def test_a_changed_file_is_a_miss(pictures, tmp_path):
     assert encodes(pictures(), tmp_path / "cache") == 12
 
 
+def test_a_changed_file_with_its_old_size_and_time_of_writing_is_a_miss(pictures, tmp_path):
+    for path in pictures.folder.rglob("*.png"):
+        path.write_bytes(path.read_bytes().ljust(1000, b"\0"))
+        os.utime(path, (10**9, 10**9))
+    assert encodes(pictures(), tmp_path / "cache") == 24
+    first, second, *_ = sorted((pictures.folder / "train").rglob("*.png"))
+    first.write_bytes(second.read_bytes())
+    os.utime(first, (10**9, 10**9))
+    assert encodes(pictures(), tmp_path / "cache") == 12
+
+
+def test_an_index_of_an_earlier_version_is_added_to(pictures, reads, tmp_path):
+    index = tmp_path / "files.sqlite"
+    with contextlib.closing(sqlite3.connect(index)) as base, base:
+        base.execute("CREATE TABLE files (path TEXT PRIMARY KEY, size INT, mtime_ns INT, digest BLOB)")
+    path = str(next(pictures.folder.rglob("*.png")))
+    assert FileIndex(index).digests([path]) == FileIndex(index).digests([path])
+    assert len(reads) == 1
+
+
 def test_the_index_may_be_lost_or_damaged(pictures, reads, tmp_path):
     folder = tmp_path / "cache"
     encodes(pictures(), folder)
@@ -211,7 +288,7 @@ def test_an_index_that_cannot_be_written_only_costs_time(pictures, tmp_path):
     assert len(FileIndex(blocked / "files.sqlite").digests([str(path)])) == 1
     locked = tmp_path / "files.sqlite"
     with sqlite3.connect(locked) as base:
-        base.execute("CREATE TABLE files (other TEXT)")
+        base.execute("CREATE TABLE stamped (other TEXT)")
     with pytest.warns(UserWarning, match="unreadable"):
         assert len(FileIndex(locked).digests([str(path)])) == 1
 
@@ -278,6 +355,44 @@ def test_no_flipped_bit_of_the_header_gives_other_embeddings(tmp_path):
         except DamagedFileError:
             continue
         assert torch.equal(found, x)
+
+
+def test_a_file_changed_in_place_within_a_process_is_compared_again(tmp_path):
+    path = tmp_path / "x.safetensors"
+    write_embeddings(path, torch.ones(6, 4), {"key": "k"})
+    os.utime(path, (10**9, 10**9))
+    read_embeddings(path, "k", 6, "checksum")
+    path.write_bytes(flipped(path.read_bytes(), -3))
+    os.utime(path, (10**9, 10**9))
+    with pytest.raises(DamagedFileError, match="checksum"):
+        read_embeddings(path, "k", 6, "checksum")
+
+
+def test_a_folder_in_the_place_of_a_file_is_named_and_left(backbone, filled):
+    path = min(filled.glob("*.safetensors"))
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(IsADirectoryError, match="in the place of a file of embeddings") as raised:
+        embed(benchmark_of(backbone), backbone, cache_dir=filled)
+    assert raised.value.filename == str(path)
+    assert path.is_dir()
+
+
+def test_the_data_set_is_made_without_reading_the_file(backbone, filled, monkeypatch):
+    read = []
+    real = torch.isfinite
+    monkeypatch.setattr(torch, "isfinite", lambda x: read.append(x) or real(x))
+    (node,) = (
+        embed(benchmark_of(backbone), backbone, cache_dir=filled, verify="header")
+        .train_stream[0]
+        .dataset._flat_data._datasets
+    )
+    assert not read
+    _, y = pixels(0)
+    checked = LabelledTensors(node.x, y)
+    assert vars(node).keys() == vars(checked).keys()
+    assert torch.equal(node.y, y)
+    assert (node.y.dtype, node.targets) == (checked.y.dtype, checked.targets)
 
 
 def test_a_damaged_shard_is_made_anew(backbone, filled, tmp_path, monkeypatch):

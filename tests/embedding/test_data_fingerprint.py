@@ -151,5 +151,9 @@ def test_subsets_and_concatenations_of_torch_share_the_file_of_their_data(tmp_pa
     test = with_targets(Subset(data, list(range(1, 24, 2))), y[1::2].tolist())
     assert count(host(train, test), tmp_path) == 24
     assert len(list(tmp_path.glob("*.safetensors"))) == 1
+    ends = with_targets(
+        Subset(ConcatDataset([data, data]), [-1, 0, -24, -25]), [int(y[-1]), *y[[0, 0, 23]].tolist()]
+    )
+    assert count(host(ends, ends), tmp_path / "ends") == 2
     both = with_targets(ConcatDataset([train, test]), y[::2].tolist() + y[1::2].tolist())
     assert count(host(both, test), tmp_path) == 0

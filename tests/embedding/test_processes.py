@@ -13,7 +13,7 @@ import torch
 from avalanche_vlm.embedding import embed
 from avalanche_vlm.testing import TinyBackbone
 
-from .conftest import class_incremental, counting_backbone
+from .conftest import class_incremental, counting_backbone, watch
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
@@ -28,7 +28,7 @@ def images():
 def encode_slowly(folder, results, go=None):
     """Embed the benchmark, 0.03 s an image, and tell how many images were encoded here."""
     backbone = counting_backbone()
-    backbone.image_tower.conv1.register_forward_hook(lambda *arguments: time.sleep(0.03))
+    watch(backbone, lambda *arguments: time.sleep(0.03))
     if go is not None:
         go.wait()
     embedded = embed(images(), backbone, cache_dir=folder, batch_size=1)
@@ -46,7 +46,9 @@ from avalanche_vlm.testing import TINY_CLASSES, TinyBackbone, tiny_images
 
 backbone = TinyBackbone()
 batches = []
-backbone.image_tower.conv1.register_forward_hook(lambda *arguments: batches.append(len(arguments[-1])))
+count = lambda *arguments: batches.append(len(arguments[-1]))
+count.transform_name = ""
+backbone.image_tower.conv1.register_forward_hook(count)
 parts = [tiny_images(seed=seed) for seed in (0, 1)]
 benchmark = tensor_benchmark(
     *[((x * 40 + 128).clamp(0, 255).to(torch.uint8), y) for x, y in parts],
@@ -124,7 +126,7 @@ def test_an_error_in_the_middle_keeps_what_is_done(expected, tmp_path):
         if sum(failing.batches) > 10:
             raise KeyboardInterrupt
 
-    failing.image_tower.conv1.register_forward_hook(fail_late)
+    watch(failing, fail_late)
     with pytest.raises(KeyboardInterrupt):
         embed(images(), failing, cache_dir=tmp_path / "cache", batch_size=1)
     backbone = counting_backbone()

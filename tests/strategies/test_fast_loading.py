@@ -14,6 +14,7 @@ from avalanche.benchmarks.utils.data_loader import (
     ReplayDataLoader,
     TaskBalancedDataLoader,
 )
+from avalanche.benchmarks.utils.flat_data import FlatData
 from avalanche.training import Naive
 from avalanche.training.plugins import LwFPlugin, ReplayPlugin
 from avalanche.training.storage_policy import ClassBalancedBuffer, ParametricBuffer
@@ -125,6 +126,30 @@ def test_several_leaves_under_subsets_and_concatenations_of_torch_and_the_host()
     assert_same_batches(MultiDatasetDataLoader(pair, [2, 3, 4], oversample_small_datasets=True))
 
 
+def test_subsets_that_count_from_the_end():
+    leaves = [LabelledTensors(*tensors(seed=seed)) for seed in range(2)]
+    for dataset, rows in ((leaves[0], [-1, 3, -60, -2]), (ConcatDataset(leaves), [-1, 3, -60, -61, -120])):
+        assert_same_batches(DataLoader(Subset(dataset, rows), batch_size=1))
+
+
+def test_labels_that_a_user_changed_in_one_place_only():
+    for name in ("y", "targets"):
+        data = LabelledTensors(*tensors())
+        getattr(data, name)[7] = 5
+        assert data[7][1] != int(data.y[7])
+        loader = DataLoader(data, batch_size=7)
+        assert fast_loader(loader) is loader
+        assert_same_batches(DataLoader(Subset(data, range(8, 60)), batch_size=7))
+
+
+def test_pinned_memory_without_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    loader = DataLoader(LabelledTensors(*tensors()), batch_size=20, pin_memory=True)
+    fast = fast_loader(loader)
+    assert isinstance(fast, FastLoader)
+    assert [len(x) for x, _ in fast] == [20, 20, 20]
+
+
 def test_images_as_bytes_and_in_another_memory_order():
     y = torch.arange(12) % CLASSES
     images = torch.randint(256, (12, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -184,6 +209,23 @@ class Scaled(LabelledTensors.__mro__[1]):
         return 2 * self.x[index], int(self.y[index])
 
 
+class NoisyLabels(Scaled):
+    """Returns another label for a few samples, which no sample of samples would find."""
+
+    flipped = (13, 57, 58)
+
+    def __getitem__(self, index):
+        return self.x[index], (int(self.y[index]) + (index in self.flipped)) % CLASSES
+
+
+class Doubled(FlatData):
+    """A node of the host's tree that does more than to hand samples on."""
+
+    def __getitem__(self, index):
+        x, y = super().__getitem__(index)
+        return x * (1 + (index == 13)), y
+
+
 class HardCoded(Scaled):
     """Draws by a function that is no attribute, and hardly ever changes anything."""
 
@@ -209,6 +251,11 @@ def host_dataset(**arguments):
     return as_classification_dataset(LabelledTensors(*tensors()), **arguments)
 
 
+def rarely_another():
+    generator = random.Random(0)
+    return lambda y: (y + (generator.random() < 0.02)) % CLASSES
+
+
 def left_alone():
     x, y = tensors()
     plain, dataset = TensorDataset(x, y), host_dataset()
@@ -224,6 +271,16 @@ def left_alone():
             host_dataset(transform_groups={"train": (None, lambda y: y + int(torch.randint(2, ())))}), 4
         ),
         "changed x": DataLoader(Scaled(), 4),
+        "a few other labels": DataLoader(NoisyLabels(), 4),
+        "a few other labels, under the host": DataLoader(
+            AvalancheDataset([NoisyLabels()]).subset(range(50)), 4
+        ),
+        "a transform of y with a generator of its own": DataLoader(
+            host_dataset(transform_groups={"train": (None, rarely_another())}), 4
+        ),
+        "a node of another class": DataLoader(Doubled([plain]), 4),
+        "an index beyond the data": DataLoader(Subset(plain, [0, 60]), 4),
+        "an index before the data": DataLoader(Subset(plain, [0, -61]), 4),
         "attribute that is no number": DataLoader(AvalancheDataset([plain], data_attributes=[logits]), 4),
         "three parts": DataLoader(TensorDataset(x, y, y), 4),
         "no labels": DataLoader(TensorDataset(x), 4),
