@@ -4,7 +4,7 @@
 
 Streams of caltech101 (7 experiences), oxford_pets (5) and imagenet with 4 shots (10), in three class orders;
 see ``real_features.py``. A cosine head with scale 100 trains that starts from the text features: AdamW 1e-3
-without weight decay, fresh in each experience, batches of 128, 30 epochs (imagenet: 10) over 128 (imagenet:
+without weight decay, fresh in each experience, batches of 128, 30 epochs (imagenet: 3) over 128 (imagenet:
 32) draws a class, drawn anew for each epoch. ``GaussianDiscriminantHead`` fuses zero-shot scores, or those of
 the trained head, with a Gaussian discriminant; its weight was chosen by ``choose_hyperparameters``, on two
 class orders that are not reported and validation rows cut from the training rows. Runs that the output folder
@@ -67,14 +67,13 @@ CHOSEN = {
         {"fusion_weight": weight} for weight in (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
     ],
     "shared-covariance Gaussian, + discriminant": [
-        {"fusion_weight": weight, "lr": rate, "epochs": 3}
-        for weight in (0.02, 0.1, 0.3)
-        for rate in (1e-4, 3e-4)
+        {"fusion_weight": weight, "lr": 1e-4, "epochs": 3} for weight in (0.02, 0.05, 0.1, 0.3)
     ],
 }
 SLOW = ("conditional VAE", "latent diffusion", "small VAE a class", "full Gaussian", "Gaussian mixture")
 LEFT_OUT = {("imagenet", name) for name in (*SLOW, "VAE a class, as published")}
-ONE_ORDER = ("VAE a class, as published",)
+LEFT_OUT |= {("caltech101", "latent diffusion")}
+ONE_ORDER = ("latent diffusion", "VAE a class, as published")
 WRITTEN = {"average_incremental_accuracy", "last_accuracy", "forgetting", "ci_transfer", "stored_bytes"}
 HERE = Path(__file__).parent
 
@@ -88,6 +87,7 @@ class Stream:
         self.train, self.test, names, self.text = load(path, name, parts)
         self.names = unique(names)
         self.samples_per_class = 32 if name == "imagenet" else 128
+        self.epochs = 3 if name == "imagenet" else self.epochs
 
     def benchmark(self, seed: int):
         """Return the stream in the class order of a seed."""
@@ -208,7 +208,7 @@ def memory_table(rows: list, seconds: dict) -> str:
         {name: len(Stream(name).names) for name in STREAMS},
     )
     lines = [
-        "Kept by the generator, in KB a class, with what classes share divided among them (the discriminant's "
+        "Kept by the generator, in KB a class, with what classes share divided among them (a discriminant's "
         "sums are part of the model, and not counted), and seconds of processor time of a run's training, "
         "fitting included:\n",
         "| method | " + " | ".join(f"{name}, KB | s" for name in STREAMS) + " |",
