@@ -6,7 +6,7 @@ Streams of caltech101 (7 experiences), oxford_pets (5) and imagenet with 4 shots
 see ``real_features.py``. A cosine head with scale 100 trains that starts from the text features: AdamW 1e-3
 without weight decay, fresh in each experience, batches of 128, 30 epochs over 128 draws a class, drawn
 anew for each epoch (imagenet: 3 epochs over 32 draws, in batches of one draw of each class seen).
-``GaussianDiscriminantHead`` fuses zero-shot scores, or those of the trained head, with a Gaussian discriminant;
+``GaussianDiscriminantHead`` fuses zero-shot scores, or the trained head's, with a Gaussian discriminant;
 its weight was chosen by ``choose_hyperparameters``, on two class orders that are not reported and validation
 rows cut from the training rows. Runs that the output folder has already are not repeated.
 
@@ -72,8 +72,9 @@ CHOSEN = {
 }
 SLOW = ("conditional VAE", "latent diffusion", "small VAE a class", "full Gaussian", "Gaussian mixture")
 LEFT_OUT = {("imagenet", name) for name in (*SLOW, "VAE a class, as published")}
-LEFT_OUT |= {("caltech101", "latent diffusion")}
-ONE_ORDER = ("latent diffusion", "VAE a class, as published")
+LEFT_OUT |= {("caltech101", "latent diffusion"), ("caltech101", "VAE a class, as published")}
+ONE_ORDER = {("caltech101", name) for name in SLOW}
+ONE_ORDER |= {("oxford_pets", "latent diffusion"), ("oxford_pets", "VAE a class, as published")}
 WRITTEN = {"average_incremental_accuracy", "last_accuracy", "forgetting", "ci_transfer", "stored_bytes"}
 HERE = Path(__file__).parent
 
@@ -186,8 +187,8 @@ def write_tables(results: Path, choices: dict, seconds: dict) -> None:
     )
     (HERE / "cgil_features.md").write_text(
         "# CGIL on stored features of OpenAI's ViT-B/32\n\nWritten by `benchmarks/cgil_features.py`. "
-        f"{', '.join(ONE_ORDER)}: the first order only.\n\n```\n{table}```\n\n{memory}\nChosen by validation "
-        f"on the orders of the seeds {SELECTION_SEEDS}; scores in the order of the candidates:\n\n"
+        f"Rows without a deviation ran in the first order only.\n\n```\n{table}```\n\n{memory}\nChosen by "
+        f"validation on the orders of the seeds {SELECTION_SEEDS}; scores in the order of the candidates:\n\n"
         f"| stream | method | chosen | scores |\n|---|---|---|---|\n{chosen}"
     )
     save_picture(kept)
@@ -279,7 +280,7 @@ def main() -> None:
         (name, method, seed)
         for name in arguments.streams
         for method in arguments.methods
-        for seed in (SEEDS[:1] if method in ONE_ORDER else SEEDS)
+        for seed in (SEEDS[:1] if (name, method) in ONE_ORDER else SEEDS)
         if (name, method) not in LEFT_OUT
     ]
     with Progress() as progress:
