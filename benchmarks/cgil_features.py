@@ -10,9 +10,9 @@ anew for each epoch (imagenet: 3 epochs over 32 draws, in batches of one draw of
 its weight was chosen by ``choose_hyperparameters``, on two class orders that are not reported and validation
 rows cut from the training rows. Runs that the output folder has already are not repeated.
 
-Average and Last count samples alike, not experiences. Writes ``cgil_features.csv`` to the output folder; beside
-this script a short file of it, the tables ``cgil_features.md`` and the picture ``cgil_features.png`` (accuracy
-against memory).
+Average and Last count samples alike, not experiences. Writes ``cgil_features.csv`` to the output folder;
+beside this script a short file of it, the tables ``cgil_features.md`` and the picture ``cgil_features.png``
+(accuracy against memory).
 """
 
 import argparse
@@ -261,6 +261,9 @@ def save_picture(rows: list) -> None:
             if (name, method) in accuracy:
                 axes.axhline(100 * accuracy[name, method], color="0.4", linestyle=style, label=method)
         axes.set(xscale="log", title=name, xlabel="memory (KB a class)", ylabel="last accuracy (%)")
+        axes.set_xlim(1.4, 4000)
+        axes.set_xticks([2, 10, 50, 250, 1000], ["2", "10", "50", "250", "1000"], minor=False)
+        axes.set_xticks([], minor=True)
     handles: dict = {}
     for axes in figure.axes:
         handles |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
