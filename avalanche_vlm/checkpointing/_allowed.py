@@ -6,6 +6,7 @@ gets an empty instance, whose attributes are then set.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 
 from avalanche_vlm._checks import wrong_type
 from avalanche_vlm.metrics._stream_accuracies import StreamAccuracies
-from avalanche_vlm.text import ClassNames
+from avalanche_vlm.text import ClassNames, PromptTemplate
 
 _registered: dict[str, type] = {}
 
@@ -23,10 +24,10 @@ def allow_in_checkpoints(*classes: type) -> None:
     """Let checkpoints hold objects of these classes that a run makes while it trains.
 
     What the constructors of plugins, metrics and strategies build is filled in place and needs no
-    permission, and the containers, buffers and data sets of the host are known. Everything else
-    that a plugin of yours makes later (an object of a class of your own, say) is refused, when
-    saving as when resuming, until its class is allowed here. To be called in every process, before
-    `resume`.
+    permission, nor do further objects of the same classes. Containers, buffers and data sets of the
+    host, and optimizers, schedules and layers of torch, are known. Everything else that a plugin of
+    yours makes later (an object of a class of your own, say) is refused, when saving as when
+    resuming, until its class is allowed here. To be called in every process, before `resume`.
 
     Args:
         *classes: plain Python classes, whose instances keep their state in attributes.
@@ -104,6 +105,7 @@ def _known_classes() -> dict[str, type]:
     ]
     values: list[Any] = [
         ClassNames,
+        PromptTemplate,
         StreamAccuracies,
         ParamData,
         Mean,
@@ -119,7 +121,21 @@ def _known_classes() -> dict[str, type]:
         MetricValue,
         TensorImage,
     ]
-    return {class_name(kind): kind for kind in (*data_sets, *buffers, *values)}
+    kinds = (*data_sets, *buffers, *values, *_torch_classes())
+    return {class_name(kind): kind for kind in kinds}
+
+
+def _torch_classes() -> list[type]:
+    """Return the optimizers, schedules and layers of torch, which runs make as they go."""
+    found: list[type] = [torch.optim.swa_utils.AveragedModel]
+    for module, base in (
+        (torch.optim, torch.optim.Optimizer),
+        (torch.optim.lr_scheduler, torch.optim.lr_scheduler.LRScheduler),
+        (torch.nn, torch.nn.Module),
+    ):
+        members: list[Any] = list(vars(module).values())
+        found += [kind for kind in members if isinstance(kind, type) and issubclass(kind, base)]
+    return found
 
 
 @cache
@@ -135,5 +151,5 @@ def known_functions() -> dict[str, Callable[..., Any]]:
         "metric lists": evaluation._init_metrics_list_lambda,  # pyright: ignore[reportPrivateUsage]
         "torch.zeros": torch.zeros,
         "torch.ones": torch.ones,
-        **{kind.__name__: kind for kind in (list, dict, set, int, float)},
+        **{kind.__name__: kind for kind in (list, dict, set, int, float, str, Counter)},
     }

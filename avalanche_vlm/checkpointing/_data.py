@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import warnings
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -16,6 +19,8 @@ from torch import Tensor
 
 from avalanche_vlm._checks import wrong_value
 from avalanche_vlm._host import generated_on_demand
+from avalanche_vlm.checkpointing._content import content_key, state_key
+from avalanche_vlm.checkpointing._graph import CannotBeSaved
 
 # (stream, position of the experience, number of the object in it).
 DataName = tuple[str, int, int]
@@ -35,34 +40,77 @@ class BenchmarkData:
 
     def __init__(self, benchmark: Any = None) -> None:
         self.benchmark = benchmark
-        self.facts: dict[str, dict[int, tuple[int, str]]] = {}
+        self.transforms: dict[DataName, Any] = {}
+        self.transform_states: dict[DataName, Any] = {}
+        self._facts: dict[str, dict[int, tuple[int, str]]] = {}
+        self._settings: dict[str, set[Any]] = {}
+        self._keys: dict[int, Any] = {}
         self._names: dict[int, DataName] = {}
         self._objects: dict[DataName, Any] = {}
+        self._contents: dict[int, bytes] = {}
+        self._ends: dict[int, int] = {}
         for stream in _streams(benchmark):
             for experience in stream:
-                self.add(experience)
+                self._add(experience)
 
     def add(self, experience: Any) -> None:
-        """Name what an experience holds."""
+        """Name what an experience holds, if there was no benchmark to name it.
+
+        Of the pieces of an online stream, that from which they were cut is named.
+
+        Raises:
+            CannotBeSaved: it is a piece that no other process can cut again.
+        """
+        if self.place(experience) is None and not self._can_be_cut_again(experience):
+            raise CannotBeSaved(
+                f"The experiences of {experience.origin_stream.name!r} are cut at random while the run goes "
+                "on, and would be others when it is resumed. Cut them beforehand, as in "
+                "EagerCLStream(name, list(split_online_stream(...)), benchmark), or with shuffle=False."
+            )
+        if self.benchmark is None:
+            self._add(_origin(experience))
+
+    def _can_be_cut_again(self, experience: Any) -> bool:
+        """Return whether a piece of an online stream follows from the experience that it was cut from."""
+        origin = getattr(experience, "origin_experience", None)
+        stream, position = experience.origin_stream, experience.current_experience
+        if origin is None or (hasattr(stream, "__len__") and stream[position] is experience):
+            return True
+        own, whole = _indices(experience.dataset), _indices(origin.dataset)
+        start = whole.index(own[0]) if own and own[0] in whole else 0
+        # The first piece that is seen of a resumed run may lie anywhere.
+        expected = self._ends.get(id(origin), start if position else 0)
+        self._ends[id(origin)] = start + len(own)
+        return start == expected and own == whole[start : start + len(own)]
+
+    def _add(self, experience: Any) -> None:
         stream, position = str(experience.origin_stream.name), int(experience.current_experience)
-        facts = self.facts.setdefault(stream, {})
+        facts = self._facts.setdefault(stream, {})
         if position in facts:
             return
         dataset = experience.dataset
         digest = hashlib.sha256()
         for number, part in enumerate(_walk(dataset)):
-            self._objects[stream, position, number] = part
-            self._names.setdefault(id(part), (stream, position, number))
-            if not isinstance(part, (AvalancheDataset, FlatData, DataAttribute)):
-                digest.update(_content(part))
+            name = (stream, position, number)
+            self._objects[name] = part
+            if id(part) not in self._names:
+                self._names[id(part)] = name
+                self._contents[id(part)] = content_of(part)
+                if _is_transform(part):
+                    self.transforms[name], self.transform_states[name] = part, state_key(part)
+                    self._keys[id(part)] = content_key(part)
+            if id(part) in self._keys:
+                self._settings.setdefault(stream, set()).add(self._keys[id(part)])
+            digest.update(self._contents[id(part)])
         digest.update(np.asarray([int(label) for label in getattr(dataset, "targets", ())]).tobytes())
         facts[position] = (len(dataset), digest.hexdigest()[:16])
 
-    def name(self, thing: Any) -> DataName | None:
+    def name(self, thing: Any) -> tuple[Any, ...] | None:
         """Return the name of an object, None if it is not part of the data."""
-        return self._names.get(id(thing))
+        found = self._names.get(id(thing))
+        return None if found is None else ("data", *found)
 
-    def find(self, name: DataName) -> Any:
+    def find(self, name: Any) -> Any:
         """Return the object of a name.
 
         Raises:
@@ -72,40 +120,73 @@ class BenchmarkData:
             raise wrong_value("benchmark", "the benchmark of the run", f"one without {name}")
         return self._objects[name]
 
+    def place(self, experience: Any) -> tuple[str, int] | None:
+        """Return the stream and position of an experience, None if `resume` would not find it."""
+        stream, position = str(experience.origin_stream.name), int(experience.current_experience)
+        return (stream, position) if position in self._facts.get(stream, {}) else None
+
     def experience(self, stream: str, position: int) -> Any:
         """Return an experience of the benchmark."""
         return self.benchmark.streams[stream][position]
 
-    def check(self, saved: Mapping[str, Mapping[int, Iterable[Any]]], *, whole: bool) -> None:
-        """Raise unless the experiences are those whose facts were saved.
+    def described(self) -> dict[str, Any]:
+        """Return what tells this data from other data."""
+        settings = {stream: sorted(keys) for stream, keys in self._settings.items()}
+        return {"facts": self._facts, "whole": self.benchmark is not None, "transforms": settings}
+
+    def check(self, saved: Mapping[str, Any], *, tell: bool) -> None:
+        """Raise unless the experiences are those that were described; warn of other transforms.
 
         Args:
-            saved: facts by stream and position.
-            whole: whether these are all experiences of the benchmark.
+            saved: what `described` returned.
+            tell: whether to warn.
 
         Raises:
             ValueError: says which experience is another.
         """
-        advice = "Build the benchmark as for the run: the same data, class order, seed and transforms."
-        for stream, experiences in saved.items():
-            present = self.facts.get(stream)
+        for stream, experiences in saved["facts"].items():
+            present = self._facts.get(stream)
             if present is None:
-                raise wrong_value("benchmark", f"one with the stream {stream!r}", sorted(self.facts), advice)
-            for position, facts in experiences.items():
-                count, digest = facts
+                expected = f"one with the stream {stream!r}"
+                raise wrong_value("benchmark", expected, sorted(self._facts), _ADVICE)
+            for position, (count, digest) in experiences.items():
                 if position not in present:
                     expected = f"one with experience {position} in the stream {stream!r}"
-                    raise wrong_value("benchmark", expected, f"{len(present)} experiences", advice)
+                    raise wrong_value("benchmark", expected, f"{len(present)} experiences", _ADVICE)
                 now, digest_now = present[position]
                 if now != count:
                     expected = f"one with {count} samples in experience {position} of the stream {stream!r}"
-                    raise wrong_value("benchmark", expected, now, advice)
+                    raise wrong_value("benchmark", expected, now, _ADVICE)
                 if digest_now != digest:
                     expected = f"the one of the run: experience {position} of the stream {stream!r}"
-                    raise wrong_value("benchmark", expected, "other labels or samples there", advice)
-            if whole and len(present) != len(experiences):
+                    raise wrong_value("benchmark", expected, "other labels or samples there", _ADVICE)
+            if saved["whole"] and len(present) != len(experiences):
                 expected = f"one with {len(experiences)} experiences in the stream {stream!r}"
-                raise wrong_value("benchmark", expected, len(present), advice)
+                raise wrong_value("benchmark", expected, len(present), _ADVICE)
+        for stream, settings in saved["transforms"].items():
+            if tell and not self._settings.get(stream, set()).issuperset(settings):
+                warnings.warn(
+                    f"The transforms of the stream {stream!r} have other settings than in the run that is "
+                    "resumed: it goes on with those of now.",
+                    stacklevel=5,
+                )
+
+
+_ADVICE = "Build the benchmark as for the run: the same data, class order, seed and transforms."
+
+
+def _is_transform(part: Any) -> bool:
+    return callable(part) and hasattr(part, "__dict__") and not hasattr(part, "__getitem__")
+
+
+def _indices(dataset: Any) -> list[int]:
+    return [int(index) for index in dataset._flat_data._get_lazy_indices() or range(len(dataset))]
+
+
+def _origin(experience: Any) -> Any:
+    while getattr(experience, "origin_experience", None) is not None:
+        experience = experience.origin_experience
+    return experience
 
 
 def _streams(benchmark: Any) -> list[Any]:
@@ -139,27 +220,58 @@ def _walk(dataset: Any) -> Iterable[Any]:
                 getattr(state, "_transform_groups", None),
                 getattr(state, "_frozen_transform_groups", None),
             ):
-                waiting += (
-                    [] if groups is None else [group for _, group in sorted(groups.transform_groups.items())]
-                )
+                waiting += _transforms(groups)
 
 
-def _content(part: Any) -> bytes:
-    """Return what tells a raw data set from another: its class, length and some of its samples."""
-    if isinstance(part, list) or not hasattr(part, "__len__"):
+def _transforms(groups: Any) -> list[Any]:
+    found: Any = getattr(groups, "transform_groups", {})
+    if isinstance(found, defaultdict) and found.default_factory is not None:
+        return [found.default_factory()]  # one for all, whichever of them have been asked for
+    return [transform for _, transform in sorted(found.items())]
+
+
+def content_of(part: Any) -> bytes:
+    """Return what tells a part of a data set from another: indices, or class, length and some samples."""
+    if isinstance(part, FlatData):
+        indices: Any = part._indices  # pyright: ignore[reportPrivateUsage]
+        return (
+            b""
+            if indices is None
+            else np.asarray([int(index) for index in indices], dtype=np.int64).tobytes()
+        )
+    if isinstance(part, (AvalancheDataset, DataAttribute, list)) or not hasattr(part, "__len__"):
         return b""
     facts: list[Any] = [type(part).__name__, len(part)]
     tensor = next(
         (t for t in (getattr(part, name, None) for name in ("x", "data")) if _is_rows(t, part)), None
     )
     if tensor is None:
-        return json.dumps(facts).encode()
-    rows = tensor[np.linspace(0, len(tensor) - 1, min(len(tensor), _ROWS)).astype(int)]
+        return json.dumps([*facts, *_files(part)]).encode()
+    rows = tensor[_some(len(tensor))]
     plain = rows.detach().cpu().contiguous() if isinstance(rows, Tensor) else torch.from_numpy(rows.copy())
     return (
         json.dumps([*facts, str(tensor.dtype)]).encode()
         + plain.reshape(-1).view(torch.uint8).numpy().tobytes()
     )
+
+
+def _some(count: int) -> Any:
+    return np.linspace(0, count - 1, min(count, _ROWS)).astype(int)
+
+
+def _files(part: Any) -> list[str]:
+    """Return of a data set of files what is in some of them."""
+    entries: Any = next((e for e in (getattr(part, n, None) for n in ("samples", "imgs", "paths")) if e), ())
+    if not isinstance(entries, (list, tuple)):
+        return []
+    found: list[str] = []
+    for index in _some(len(entries)) if entries else ():
+        entry: Any = entries[index]
+        path = entry[0] if isinstance(entry, tuple) and entry else entry
+        if isinstance(path, (str, os.PathLike)) and os.path.isfile(path):
+            with open(path, "rb") as file:
+                found.append(hashlib.sha256(file.read()).hexdigest())
+    return found
 
 
 def _is_rows(value: Any, part: Any) -> bool:

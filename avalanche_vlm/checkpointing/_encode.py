@@ -1,91 +1,74 @@
-"""From the attributes of a strategy and its plugins to plain values and tensors.
-
-The objects that hold a run's state form a graph with shared parts and cycles. It becomes a list of
-*nodes* that name each other by number, made of plain types and tensors only, which
-``torch.load(weights_only=True)`` reads. What the user builds again (the model, the optimizer, the
-benchmark) is named and not stored.
-
-An encoded value is an atom (None, a number, text, bytes) as it is, a tuple of encoded values, or
-``[number]`` of a node. A *path* says where an object was first met, from the strategy or a plugin:
-text for an attribute, a tuple of one for an entry of a list or dictionary.
-"""
+"""From the attributes of a strategy and its plugins to plain values and tensors; see `_graph`."""
 
 from __future__ import annotations
 
 import random
+import re
 import warnings
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Collection, Iterable, Mapping
-from functools import partial
-from pathlib import Path as FilePath
+from collections.abc import Callable, Mapping
 from pathlib import PurePath
+from types import ModuleType
 from typing import Any
 
-import numpy as np
 import torch
-from avalanche.benchmarks import CLExperience
+from avalanche.benchmarks.utils import AvalancheDataset
 from avalanche.benchmarks.utils.data_attribute import DataAttribute
+from avalanche.benchmarks.utils.flat_data import FlatData
 from avalanche.evaluation import PluginMetric
 from avalanche.logging import BaseLogger
-from avalanche.training.plugins import AGEMPlugin, EvaluationPlugin
-from torch import Tensor, nn
+from avalanche.training.plugins import EvaluationPlugin
+from torch import nn
 
 from avalanche_vlm.checkpointing._allowed import allowed_class, class_name, known_functions
-
-Encoded = Any
-Path = tuple[Any, ...]
-ATOMS = frozenset((type(None), bool, int, float, str, bytes))
-STRATEGY_TRANSIENTS = frozenset(
-    (
-        *("experience", "adapted_dataset", "dataloader", "mbatch", "mb_output", "loss", "device", "plugins"),
-        *("current_eval_stream", "_eval_streams", "is_training", "_distributed_check", "_resume_point"),
-        # Of the host's DER and ER_ACE.
-        *("replay_loader", "batch_logits", "mb_buffer_x", "mb_buffer_y", "mb_buffer_tid", "mb_buffer_out"),
-    )
+from avalanche_vlm.checkpointing._built import Built, entry
+from avalanche_vlm.checkpointing._graph import (
+    ATOMS,
+    CACHES,
+    CannotBeSaved,
+    Encoded,
+    Path,
+    is_state,
+    shown_path,
 )
-_CACHES = {DataAttribute: {"_uniques", "_val_to_idx", "_count"}}
-# AGEM's endless loader is made again from its buffers.
-_SKIPPED = {AGEMPlugin: {"buffer_dataloader", "buffer_dliter"}}
-_MODULE_OWN = frozenset(vars(nn.Module())) - {"training"}
+from avalanche_vlm.checkpointing._kinds import KINDS
+from avalanche_vlm.checkpointing._torch_kinds import TORCH_KINDS
 
-
-class CannotBeSaved(TypeError):
-    """A plugin holds something that a checkpoint cannot hold; the message says where."""
-
-
-def shown_path(path: Path) -> str:
-    """Return a path as one would write it."""
-    text = "".join(f".{step}" if isinstance(step, str) else f"[{step[0]!r}]" for step in path)
-    return text.removeprefix(".")
+# Always made anew: a data set that is there may be in use elsewhere.
+DATA = (AvalancheDataset, FlatData, DataAttribute)
+_CONTAINERS = (list, deque, dict, set, frozenset, tuple)
+_WITHOUT_STATE = (PurePath, re.Pattern, ModuleType, type)
 
 
 class Encoder:
     """Encodes values, each object once.
 
     Args:
-        references: by ``id``, the names of what the user builds again.
-        aliases: by address, shape and strides, the parameter whose memory a tensor shares.
-        data_name: object -> its name in the benchmark, or None.
+        name: object -> the name of what the user builds again (parts of the model, data), or None.
         model: the live model.
-        built: the paths of objects that constructors had built, whose class need not be allowed;
-            None if that is not known.
+        built: what constructors made; None while that is being found out, when nothing is refused
+            for its class.
+        attributes: keys of the attributes of the model's parts, as they were built.
+        experience: an experience -> its stream and position, or None if the benchmark has it not.
     """
 
     def __init__(
         self,
-        references: Mapping[int, tuple[Any, ...]],
-        aliases: Mapping[Any, str],
-        data_name: Callable[[Any], Any],
+        name: Callable[[Any], tuple[Any, ...] | None],
         model: nn.Module,
-        built: Collection[Path] | None,
+        built: Built | None,
+        attributes: Mapping[str, Mapping[str, Any]],
+        experience: Callable[[Any], tuple[Any, ...] | None],
     ) -> None:
         self.nodes: list[Any] = []
         self.objects: dict[Path, Any] = {}
-        self._references = dict(references)
-        self._aliases = aliases
-        self._data_name = data_name
-        self._model = model
-        self._built = built
+        self.stateful: set[Path] = set()
+        self.storages: dict[Any, int] = {}
+        self.model = model
+        self.built = built
+        self.attributes_of_model = attributes
+        self._name = name
+        self._experience = experience
         self._numbers: dict[int, int] = {}
         self._alive: list[Any] = []  # an id names an object only as long as it lives
 
@@ -102,20 +85,28 @@ class Encoder:
             return tuple(self.encode(item, (*path, (index,))) for index, item in enumerate(value))
         number = self._numbers.get(id(value))
         if number is None:
-            number = self._numbers[id(value)] = len(self.nodes)
-            self._alive.append(value)
-            self.nodes.append(None)
-            self.nodes[number] = self._node(value, path)
+            number = self._add(value)
+            name = self._name(value)
+            self.nodes[number] = self._node(value, path) if name is None else (name[0], None, *name[1:])
         return [number]
 
-    def attributes(self, owner: Any, path: Path, skipped: Collection[str] = ()) -> Encoded:
-        """Return the attributes of an object, encoded, as pairs."""
+    def encode_data(self, value: Any, path: Path) -> Encoded:
+        """Return an encoded object although the benchmark has a name for it: its own state is wanted."""
+        number = self._add(value)
+        self.nodes[number] = self._node(value, path)
+        return [number]
+
+    def attributes(self, owner: Any, path: Path) -> tuple[list[Any], list[str]]:
+        """Return the attributes of an object, encoded, as pairs, and the names of those left out."""
         is_logger = isinstance(owner, BaseLogger)
         pairs: list[Any] = []
+        left: list[str] = []
         for name, value in vars(owner).items():
-            if name in skipped or (is_logger and isinstance(value, PurePath)):
+            mark = len(self.nodes), len(self.objects)
+            if not is_state(owner, name) or (is_logger and isinstance(value, PurePath)):
+                self._check_method(owner, name, value, path)
+                left += [name] if is_state(owner, name) else []
                 continue
-            before = len(self.nodes)
             try:
                 pairs.append((name, self.encode(value, (*path, name))))
             except CannotBeSaved as error:
@@ -123,215 +114,148 @@ class Encoder:
                 # the process, and publish pictures, which nobody needs to go on.
                 if not is_logger and not isinstance(owner, (PluginMetric, EvaluationPlugin)):
                     raise
-                self._forget(before)
-                if not is_logger:
+                self._forget(*mark)
+                left.append(name)
+                if not is_logger and self.built is not None:
                     warnings.warn(f"Left out of the checkpoint: {error}", stacklevel=2)
-        return pairs
+        return pairs, left
 
-    def _forget(self, count: int) -> None:
-        del self.nodes[count:], self._alive[count:]
-        self._numbers = {key: number for key, number in self._numbers.items() if number < count}
-        self.objects = {path: each for path, each in self.objects.items() if id(each) in self._numbers}
+    def kind(self, name: str) -> type | None:
+        """Return the class of a full name, if it may be named in a checkpoint."""
+        return object if self.built is None else self.built.kind(name)
+
+    def experience(self, value: Any, path: Path) -> tuple[Any, ...]:
+        """Return the place of an experience in the benchmark."""
+        place = self._experience(value)
+        if place is None:
+            raise self.refusal(value, path)
+        return place
+
+    def refusal(self, value: Any, path: Path) -> CannotBeSaved:
+        """Return the error for a value that has no place in a checkpoint."""
+        advice = "If it is a class of yours, allow it with allow_in_checkpoints(...)."
+        if _is_function(value) or (callable(value) and not hasattr(value, "__dict__")):
+            advice = (
+                "Functions are found again where constructors had put them: give it to one, or use a method."
+            )
+        elif hasattr(value, "__getitem__") and hasattr(value, "__len__"):
+            advice += (
+                " If it is data of the benchmark, name the benchmark: resume(strategy, path, benchmark) "
+                "before training, or save(strategy, path, benchmark)."
+            )
+        elif self.built is not None:
+            advice += " If a constructor made it, call `resume` before training, so that this is known."
+        shown = getattr(value, "__qualname__", "") if _is_function(value) else class_name(type(value))
+        return CannotBeSaved(f"{shown_path(path)} holds a {shown}, which a checkpoint cannot hold. {advice}")
+
+    def _add(self, value: Any) -> int:
+        number = self._numbers[id(value)] = len(self.nodes)
+        self._alive.append(value)
+        self.nodes.append(None)
+        return number
+
+    def _check_method(self, owner: Any, name: str, value: Any, path: Path) -> None:
+        """Raise if the run has put something in the place of a method, which comes from the constructor."""
+        if self.built is None or not callable(getattr(type(owner), name, None)):
+            self.objects.setdefault((*path, name), value)
+        elif self.built.path(value) is None and self.built.function(value) is None:
+            raise self.refusal(value, (*path, name))
+
+    def _forget(self, nodes: int, objects: int) -> None:
+        del self.nodes[nodes:], self._alive[nodes:]
+        self._numbers = {key: number for key, number in self._numbers.items() if number < nodes}
+        while len(self.objects) > objects:
+            self.objects.popitem()
 
     def _node(self, value: Any, path: Path) -> tuple[Any, ...]:
-        reference = self._references.get(id(value))
-        if reference is not None:
-            return ("reference", *reference)
-        data_name = self._data_name(value)
-        if data_name is not None:
-            return ("data", *data_name)
-        for kinds, encode in self._kinds():
-            if isinstance(value, kinds):
-                return encode(value, path)
-        return self._object(value, path)
-
-    def _kinds(self) -> Iterable[tuple[Any, Callable[[Any, Path], tuple[Any, ...]]]]:
-        return (
-            (Tensor, self._tensor),
-            (np.ndarray, self._array),
-            (np.generic, lambda value, _: ("number", str(value.dtype), value.item())),
-            ((list, deque, dict, set, frozenset), self._container),
-            (torch.Size, lambda value, _: ("size", tuple(value))),
-            (torch.device, lambda value, _: ("device", str(value))),
-            (torch.dtype, lambda value, _: ("dtype", str(value).removeprefix("torch."))),
-            (FilePath, lambda value, _: ("path", str(value))),
-            (range, lambda value, _: ("range", value.start, value.stop, value.step)),
-            (partial, self._partial),
-            (torch.Generator, lambda value, _: ("generator", str(value.device), value.get_state())),
-            (np.random.Generator, self._numpy_generator),
-            (random.Random, lambda value, path: ("random", self.encode(value.getstate(), path))),
-            (
-                CLExperience,
-                lambda value, _: ("experience", value.origin_stream.name, value.current_experience),
-            ),
-            (nn.Module, self._module),
-        )
-
-    def _tensor(self, value: Tensor, path: Path) -> tuple[Any, ...]:
-        alias = self._aliases.get(memory(value))
-        if alias is not None:
-            return ("alias", alias)
-        plain = value.detach()
-        if plain.layout != torch.strided or plain.is_meta:
-            raise self._refusal(value, path)
-        if plain.untyped_storage().nbytes() > plain.nbytes:
-            plain = plain.clone()  # a few rows of a large tensor, of which the rest is not wanted
-        kind = "parameter" if isinstance(value, nn.Parameter) else "tensor"
-        return (kind, plain, value.requires_grad and value.is_leaf, value.device.type == "cpu")
-
-    def _array(self, value: Any, path: Path) -> tuple[Any, ...]:
-        if value.dtype.kind not in "biuf":
-            raise self._refusal(value, path)
-        contents = np.ascontiguousarray(value)
-        return ("array", str(value.dtype), tuple(value.shape), contents.tobytes())
+        if isinstance(value, _CONTAINERS) and not isinstance(value, (*DATA, torch.Size)):
+            return self._container(value, path)
+        self.objects.setdefault(path, value)
+        home = None if self.built is None or isinstance(value, DATA) else self.built.path(value)
+        for kind in (*KINDS, *TORCH_KINDS):
+            if isinstance(value, kind.types):
+                return (kind.name, home, *kind.encode(self, value, path))
+        if _is_function(value) or isinstance(value, _WITHOUT_STATE) or not hasattr(value, "__dict__"):
+            return self._kept(value, path, home)
+        return self._object(value, path, home)
 
     def _container(self, value: Any, path: Path) -> tuple[Any, ...]:
         kind = type(value)
         if kind in (set, frozenset):
             items = in_order_of_insertion(value) if kind is set else list(value)
-            return (kind.__name__, [self.encode(item, (*path, (i,))) for i, item in enumerate(items)])
+            return (kind.__name__, None, [self.encode(item, (*path, (i,))) for i, item in enumerate(items)])
         if kind is list or kind is deque:
             items = [self.encode(item, (*path, (i,))) for i, item in enumerate(value)]
-            return ("list", items) if kind is list else ("deque", items, value.maxlen)
+            return ("list", None, items) if kind is list else ("deque", None, items, value.maxlen)
+        if issubclass(kind, tuple) and hasattr(value, "_fields"):
+            self.objects.setdefault(path, value)
+            if self.kind(class_name(kind)) is None:
+                raise self.refusal(value, path)
+            return ("named tuple", None, class_name(kind), self.encode(tuple(value), path))
         if kind not in (dict, OrderedDict, Counter, defaultdict):
-            raise self._refusal(value, path)
+            raise self.refusal(value, path)
         pairs = [
-            (
-                self.encode(key, path),
-                self.encode(item, (*path, (key if type(key) in ATOMS else type(key).__name__,))),
-            )
-            for key, item in value.items()
+            (self.encode(key, (*path, "key")), self.encode(item, (*path, entry(key, index))))
+            for index, (key, item) in enumerate(value.items())
         ]
         if kind is defaultdict:
-            return ("defaultdict", self.encode(value.default_factory, (*path, "default_factory")), pairs)
-        return (kind.__name__, pairs)
+            factory = self.encode(value.default_factory, (*path, "default_factory"))
+            return ("defaultdict", None, factory, pairs)
+        return (kind.__name__, None, pairs)
 
-    def _partial(self, value: Any, path: Path) -> tuple[Any, ...]:
-        parts = (value.func, value.args, tuple(value.keywords.items()))
-        return ("partial", *(self.encode(part, (*path, "func")) for part in parts))
-
-    def _numpy_generator(self, value: Any, path: Path) -> tuple[Any, ...]:
-        state = value.bit_generator.state
-        return ("numpy generator", type(value.bit_generator).__name__, self.encode(state, path))
-
-    def _module(self, value: nn.Module, path: Path) -> tuple[Any, ...]:
-        if type(value) is type(self._model) and _tensors(value).keys() == _tensors(self._model).keys():
-            return self._teacher(value)
-        number = self._numbers[id(value)]
-        self.objects[path] = value
-        parts: list[Any] = []
-        for prefix, module in self._own_modules(value):
-            if prefix:
-                self._references[id(module)] = ("inside", number, prefix)
-            tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-            stored = {name: tensor.detach() for name, tensor in tensors if id(tensor) not in self._references}
-            for name, tensor in tensors:
-                self._references.setdefault(
-                    id(tensor), ("inside", number, f"{prefix}.{name}" if prefix else name)
-                )
-            parts.append((prefix, stored, module))
-        return (
-            "module",
-            path,
-            class_name(type(value)),
-            [(p, t, self.attributes(m, _inside(path, p), _MODULE_OWN)) for p, t, m in parts],
-        )
-
-    def _own_modules(self, module: nn.Module, prefix: str = "") -> Iterable[tuple[str, nn.Module]]:
-        yield prefix, module
-        for name, child in module.named_children():
-            if id(child) not in self._references:  # a part of the live model may be inside
-                yield from self._own_modules(child, f"{prefix}.{name}" if prefix else name)
-
-    def _teacher(self, value: nn.Module) -> tuple[Any, ...]:
-        """Store a module of the model's own kind as that in which it differs from the live model."""
-        live, own = _tensors(self._model), _tensors(value)
-        shared = [name for name, tensor in own.items() if tensor is live[name]]
-        differing = {
-            name: tensor.detach()
-            for name, tensor in own.items()
-            if tensor is not live[name]
-            and (tensor.shape != live[name].shape or not same_bits(tensor, live[name]))
-        }
-        modules, others = dict(value.named_modules()), dict(self._model.named_modules())
-        modes = {name: m.training for name, m in modules.items() if m.training != others[name].training}
-        grads = {
-            name: t.requires_grad for name, t in own.items() if t.requires_grad != live[name].requires_grad
-        }
-        return ("teacher", shared, differing, modes, grads, named_classes(value))
-
-    def _object(self, value: Any, path: Path) -> tuple[Any, ...]:
-        if isinstance(value, type):
-            if allowed_class(class_name(value)) is value:
-                return ("class", class_name(value))
-            return self._callable(value, path)
-        if callable(value) and not hasattr(value, "__dict__"):
-            return self._callable(value, path)
-        if type(value).__name__ in ("function", "method"):
-            return self._callable(value, path)
-        name = class_name(type(value))
-        self.objects[path] = value
-        has_state_dict = hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
-        if has_state_dict and type(value).__module__.startswith("torch."):
-            return ("stateful", path, name, self.encode(_own_state(value), (*path, "state_dict()")))
-        is_built = isinstance(value, BaseLogger) or self._built is None or path in self._built
-        if not hasattr(value, "__dict__") or not (is_built or allowed_class(name)):
-            raise self._refusal(value, path)
-        skipped = next((names for kind, names in _SKIPPED.items() if isinstance(value, kind)), set[str]())
-        caches = next((names for kind, names in _CACHES.items() if isinstance(value, kind)), set[str]())
-        before = len(self.nodes)
-        try:
-            state = self.attributes(value, path, skipped | caches)
-        except CannotBeSaved:
-            if not has_state_dict:
-                raise
-            self._forget(before)
-            return ("stateful", path, name, self.encode(_own_state(value), (*path, "state_dict()")))
-        return ("object", path, name, [*state, *((cache, None) for cache in sorted(caches))])
-
-    def _callable(self, value: Any, path: Path) -> tuple[Any, ...]:
-        """Name a function; one that is not known stays what it is at the same place of the new objects."""
+    def _kept(self, value: Any, path: Path, home: Path | None) -> tuple[Any, ...]:
+        """Name what has no state; what is not known stays what it is at its place of the new objects."""
+        if isinstance(value, type) and allowed_class(class_name(value)) is value:
+            return ("class", None, class_name(value))
         for name, function in known_functions().items():
             if function is value:
-                return ("function", name)
-        self.objects[path] = value
-        return ("live", path, str(getattr(value, "__qualname__", type(value).__qualname__)))
+                return ("function", None, name)
+        is_known_kind = callable(value) or isinstance(value, _WITHOUT_STATE)
+        if self.built is None and is_known_kind:
+            return ("kept", None)
+        if self.built is None or not is_known_kind:
+            raise self.refusal(value, path)
+        if home is None and callable(value):
+            home = self.built.function(value)
+        if home is None and isinstance(value, (PurePath, re.Pattern)):
+            same = (p for p, v in self.built.objects.items() if type(v) is type(value) and v == value)
+            home = next(same, None)
+        if home is None:
+            raise self.refusal(value, path)
+        return ("kept", home)
 
-    def _refusal(self, value: Any, path: Path) -> CannotBeSaved:
-        advice = "If it is a class of yours, allow it with allow_in_checkpoints(...)."
-        if hasattr(value, "__getitem__") and hasattr(value, "__len__"):
-            advice += " If it is data of the benchmark, call `resume` with the benchmark before training."
-        return CannotBeSaved(
-            f"{shown_path(path)} holds a {class_name(type(value))}, which a checkpoint cannot hold. {advice}"
-        )
+    def _object(self, value: Any, path: Path, home: Path | None) -> tuple[Any, ...]:
+        name = class_name(type(value))
+        is_new = self.built is not None and home is None
+        if is_new and (self.built is None or self.built.kind(name) is None):
+            raise self.refusal(value, path)
+        has_state_dict = hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
+        if has_state_dict and type(value).__module__.startswith("torch.") and not is_new:
+            return self._stateful(value, path, home)
+        mark = len(self.nodes), len(self.objects)
+        try:
+            pairs, left = self.attributes(value, path)
+        except CannotBeSaved:
+            if not has_state_dict or is_new:
+                raise
+            self._forget(*mark)
+            return self._stateful(value, path, home)
+        caches = next((names for kind, names in CACHES.items() if isinstance(value, kind)), ())
+        pairs = [pair for pair in pairs if pair[0] not in caches] + [(cache, None) for cache in caches]
+        return ("object", home, name, pairs, left)
+
+    def _stateful(self, value: Any, path: Path, home: Path | None) -> tuple[Any, ...]:
+        state: Any = value.state_dict()
+        self.stateful.add(path)
+        return ("stateful", home, class_name(type(value)), self.encode(state, (*path, "state_dict()")))
 
 
-def _own_state(thing: Any) -> Any:
-    return thing.state_dict()
-
-
-def _inside(path: Path, prefix: str) -> Path:
-    """Return the path of a module inside of a module, by the dotted name that it has there."""
-    steps = [step for name in prefix.split(".") for step in ("_modules", (name,))] if prefix else []
-    return (*path, *steps)
-
-
-def memory(tensor: Tensor) -> Any:
-    """Return what two tensors have in common that are views of the same numbers, in the same order."""
-    if tensor.layout != torch.strided or tensor.is_meta or tensor.numel() == 0:
-        return None
-    return tensor.device, tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype
-
-
-def same_bits(first: Tensor, second: Tensor) -> bool:
-    """Return whether two tensors of one shape are equal, NaN included."""
-    first, second = first.detach(), second.detach()
-    same_kind = first.dtype == second.dtype
-    return same_kind and bool(((first == second) | ((first != first) & (second != second))).all())
+def _is_function(value: Any) -> bool:
+    return type(value).__name__ in ("function", "method", "builtin_function_or_method", "method-wrapper")
 
 
 def in_order_of_insertion(values: set[Any]) -> list[Any]:
-    """Return the elements so that a set made of this list is iterated in the same order.
+    """Return the elements so that a set made of this list is, most often, iterated in the same order.
 
     The order of a set depends on the order in which colliding elements came; plans that go through
     the classes of a buffer depend on it.
@@ -343,13 +267,3 @@ def in_order_of_insertion(values: set[Any]) -> list[Any]:
             return candidate
         candidate = shuffler.sample(order, len(order))
     return order
-
-
-def named_classes(model: nn.Module) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
-    """Return the class names of a classifier and their data sets, None if it has none."""
-    names: Any = getattr(getattr(model, "head", None), "class_names", None)
-    return None if names is None else (tuple(names.names), tuple(names.datasets))
-
-
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    return {**dict(nn.Module.named_parameters(model)), **dict(model.named_buffers())}

@@ -18,7 +18,7 @@ from typing import Any
 
 from avalanche_vlm._checks import wrong_value
 
-FORMAT = 1
+FORMAT = 2
 _MAGIC = b"avlmckpt"
 _START = len(_MAGIC) + 32 + 8
 _NAME = re.compile(r"experience-(\d+)(?:-epoch-(\d+))?\.ckpt")
@@ -45,10 +45,33 @@ def checkpoints_in(folder: Path) -> list[Path]:
     """Return the checkpoints of a folder, the newest first; none if there is no folder."""
     found: list[tuple[int, int, Path]] = []
     for path in folder.iterdir() if folder.is_dir() else ():
-        name = _NAME.fullmatch(path.name)
-        if name is not None:
-            found.append((int(name[1]), int(name[2] or 0), path))
+        if _NAME.fullmatch(path.name) and path.is_file():
+            found.append((*position_of(path), path))
     return [path for *_, path in sorted(found, reverse=True)]
+
+
+def position_of(path: Path) -> tuple[int, int]:
+    """Return how many experiences, and epochs of the next one, were done at a checkpoint of a folder."""
+    name = _NAME.fullmatch(path.name)
+    return (0, 0) if name is None else (int(name[1]), int(name[2] or 0))
+
+
+def run_of(path: Path) -> str | None:
+    """Return the id of the run that wrote a file, None if it is damaged or says none."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(_START)
+            header = json.loads(file.read(int.from_bytes(start[-8:], "big") if len(start) == _START else 0))
+        return str(header["run"])
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError):
+        return None
+
+
+def set_aside_newer(folder: Path, position: tuple[int, int]) -> None:
+    """Rename checkpoints of a folder that are newer than a position: the run goes another way from there."""
+    for path in checkpoints_in(folder):
+        if position_of(path) > position:
+            os.replace(path, path.with_name(f"{path.name}.replaced"))
 
 
 def write_checkpoint(path: Path, header: Mapping[str, Any], sections: Mapping[str, bytes]) -> None:
@@ -93,20 +116,33 @@ def read_checkpoint(path: Path) -> CheckpointFile:
     body = memoryview(data)[len(_MAGIC) + 32 :]
     if len(data) < _START or hashlib.sha256(body).digest() != data[len(_MAGIC) : len(_MAGIC) + 32]:
         raise DamagedCheckpoint(f"{path} is damaged: {len(data)} bytes whose checksum is not the written one")
-    length = int.from_bytes(body[:8], "big")
-    header: dict[str, Any] = json.loads(bytes(body[8 : 8 + length]))
-    if header["format"] != FORMAT:
+    try:
+        length = int.from_bytes(body[:8], "big")
+        header: dict[str, Any] = dict(json.loads(bytes(body[8 : 8 + length])))
+        written, listed = int(header["format"]), [(str(name), int(size)) for name, size in header["sections"]]
+        if written == FORMAT:
+            _ = (
+                str(header["run"]),
+                int(header["experiences"]),
+                int(header["epochs"]),
+                list(header["evaluations"]),
+            )
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise DamagedCheckpoint(f"{path} is damaged: its header is not one ({error!r:.60})") from error
+    if written != FORMAT:
         raise wrong_value(
             "path",
             f"a checkpoint of format {FORMAT}",
-            f"{path} of format {header['format']}, written by avalanche-vlm {header.get('versions', {})}",
+            f"{path} of format {written}, written by avalanche-vlm {header.get('versions', {})}",
             "Resume it with the version that wrote it.",
         )
     sections: dict[str, bytes] = {}
     start = 8 + length
-    for name, size in header["sections"]:
+    for name, size in listed:
         sections[name] = bytes(body[start : start + size])
         start += size
+    if "state" not in sections and header.get("strategy"):
+        raise DamagedCheckpoint(f"{path} is damaged: it has no state")
     return CheckpointFile(header, sections)
 
 

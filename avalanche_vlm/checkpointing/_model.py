@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,7 +11,10 @@ from torch import Tensor, nn
 
 from avalanche_vlm._checks import wrong_value
 from avalanche_vlm.checkpointing._allowed import class_name
-from avalanche_vlm.models.fingerprint import fingerprint
+from avalanche_vlm.checkpointing._fingerprints import Fingerprints
+from avalanche_vlm.checkpointing._graph import CannotBeSaved, registered
+from avalanche_vlm.checkpointing._module_attributes import attributes_of, model_settings
+from avalanche_vlm.checkpointing._torch_kinds import modes_of, set_modes
 
 
 def model_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -29,54 +33,110 @@ def lasting_buffers(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-class FrozenFingerprints:
-    """Fingerprints of the tensors that are not stored, computed again only after a change."""
+@dataclass(frozen=True)
+class BuiltModel:
+    """What a model was like before it trained.
 
-    def __init__(self) -> None:
-        self._state: Any = None
-        self._fingerprint = ""
+    Attributes:
+        attributes: keys of the plain attributes of its parts.
+        fingerprints: of frozen parameters and lasting buffers, by name; None if it may have been
+            trained already.
+        forms: shape and dtype of each parameter and lasting buffer.
+        trains: names of the parameters that train.
+        settings: what `model_settings` returns.
+    """
 
-    def of(self, tensors: Mapping[str, Tensor]) -> str:
-        """Return the fingerprint of tensors by name."""
-        state = [(name, id(t), t.data_ptr(), t._version) for name, t in tensors.items()]
-        if state != self._state:
-            # The names go along, not in the key: a tensor may be moved, and its address used again.
-            self._fingerprint = fingerprint(dict(tensors))
-            self._state = state
-        return self._fingerprint
+    attributes: Mapping[str, Mapping[str, Any]]
+    fingerprints: Mapping[str, str] | None
+    forms: Mapping[str, Any]
+    trains: Collection[str]
+    settings: Mapping[str, Any]
+
+
+def built_model(model: nn.Module, fingerprints: Fingerprints) -> BuiltModel:
+    """Return what a model is like that has not been trained."""
+    parameters, buffers = model_parameters(model), lasting_buffers(model)
+    kept = {n: t for n, t in (*parameters.items(), *buffers.items()) if not t.requires_grad}
+    return BuiltModel(
+        attributes=attributes_of(model),
+        fingerprints={name: fingerprints.of(tensor) for name, tensor in kept.items()},
+        forms={name: _form(tensor) for name, tensor in (*parameters.items(), *buffers.items())},
+        trains=frozenset(name for name, parameter in parameters.items() if parameter.requires_grad),
+        settings=model_settings(model),
+    )
+
+
+def trained_model(model: nn.Module) -> BuiltModel:
+    """Return the same of a model that may have been trained: its numbers and text may have changed."""
+    parameters, buffers = model_parameters(model), lasting_buffers(model)
+    attributes = attributes_of(model)
+    for name, module in model.named_modules():
+        if not type(module).__module__.startswith(("torch.", "open_clip.", "timm.")):
+            own = attributes[name].items()
+            attributes[name] = {key: value for key, value in own if str(value).startswith("#")}
+    return BuiltModel(
+        attributes=attributes,
+        fingerprints=None,
+        forms={name: _form(tensor) for name, tensor in (*parameters.items(), *buffers.items())},
+        trains=frozenset(name for name, parameter in parameters.items() if parameter.requires_grad),
+        settings={},
+    )
+
+
+def _form(tensor: Tensor) -> Any:
+    return tuple(tensor.shape), str(tensor.dtype)
 
 
 def model_state(
-    model: nn.Module, optimized: Iterable[nn.Parameter], built: Mapping[str, str], frozen: FrozenFingerprints
+    model: nn.Module, optimized: Iterable[nn.Parameter], built: BuiltModel, fingerprints: Fingerprints
 ) -> dict[str, Any]:
     """Return what trains and what has changed, and the fingerprint of the rest.
 
     Args:
         model: the model.
         optimized: the parameters that the optimizer holds.
-        built: fingerprints of buffers as they were built, by name; those not among them are stored.
-        frozen: remembers the fingerprint of the rest.
+        built: what the model was like.
+        fingerprints: remembers the fingerprints of the rest.
+
+    Raises:
+        CannotBeSaved: the run has added parts to the model, or taken some out.
     """
+    parts = dict(model.named_modules())
+    changed = sorted(parts.keys() ^ built.attributes.keys())
+    if changed:
+        raise CannotBeSaved(
+            f"strategy.model.{changed[0]} was {'added' if changed[0] in parts else 'taken out'} in the run, "
+            "and a checkpoint cannot hold that. Build all parts of the model before training."
+        )
     held = {id(parameter) for parameter in optimized}
-    parameters = model_parameters(model)
-    stored: dict[str, Tensor] = {
-        name: p.detach() for name, p in parameters.items() if p.requires_grad or id(p) in held
+    parameters, buffers = model_parameters(model), lasting_buffers(model)
+    before = built.fingerprints
+    stored = {
+        name: p.detach()
+        for name, p in parameters.items()
+        if p.requires_grad or id(p) in held or (before is not None and before.get(name) != fingerprints.of(p))
     }
-    buffers = lasting_buffers(model)
-    changed = {n: b.detach() for n, b in buffers.items() if built.get(n) != fingerprint({n: b})}
-    rest = {n: t for n, t in (*parameters.items(), *buffers.items()) if n not in stored and n not in changed}
+    own = {n: b.detach() for n, b in buffers.items() if before is None or before.get(n) != fingerprints.of(b)}
+    both = {**parameters, **buffers}
+    trains = {name for name, parameter in parameters.items() if parameter.requires_grad}
     return {
         "class": class_name(type(model)),
         "description": describe(model),
         "class_names": _names(model),
         "parameters": stored,
-        "buffers": changed,
-        "frozen": frozen.of(rest),
+        "buffers": own,
+        "frozen": fingerprints.of_all({n: t for n, t in both.items() if n not in stored and n not in own}),
         "generators": {key: g.get_state() for key, g in _generators(model)},
+        # Mostly empty: what the run has changed of how the model was built.
+        "stopped": sorted(stored.keys() - trains),
+        "turned": sorted(trains ^ (set(built.trains) & parameters.keys())),
+        "grown": sorted(n for n, t in both.items() if built.forms.get(n) != _form(t)),
+        "gone": sorted(built.forms.keys() - both.keys()),
+        "modes": modes_of(model),
     }
 
 
-def check_model(model: nn.Module, saved: Mapping[str, Any]) -> None:
+def check_model(model: nn.Module, saved: Mapping[str, Any], fingerprints: Fingerprints) -> None:
     """Raise unless a model is the one whose state was saved, up to what is stored.
 
     Raises:
@@ -93,54 +153,89 @@ def check_model(model: nn.Module, saved: Mapping[str, Any]) -> None:
             "Call model.set_classes with the names that the run had when the checkpoint was written.",
         )
     parameters, buffers = model_parameters(model), lasting_buffers(model)
+    both: dict[str, Tensor] = {**parameters, **buffers}
     trains = {name for name, parameter in parameters.items() if parameter.requires_grad}
-    for name in sorted(trains ^ saved["parameters"].keys()):
-        if name not in saved["parameters"]:
+    turned, stopped, grown = set(saved["turned"]), set(saved["stopped"]), set(saved["grown"])
+    trained = ((saved["parameters"].keys() - stopped) ^ turned) - (grown - both.keys())
+    for name in sorted(trains ^ trained):
+        if name in saved["gone"]:
+            continue
+        if name not in trained:
             raise wrong_value(
                 "strategy.model", f"one in which {name!r} is frozen, as in the run", "one that trains it"
             )
         if name not in parameters:
             raise wrong_value("strategy.model", f"one with the parameter {name!r}", "one without")
-    for name, tensor in saved["parameters"].items():
-        if parameters[name].shape != tensor.shape or parameters[name].dtype != tensor.dtype:
+        raise wrong_value(
+            "strategy.model", f"one that trains {name!r}, as in the run", "one in which it is frozen"
+        )
+    for name, tensor in {**saved["parameters"], **saved["buffers"]}.items():
+        if name not in both and name not in grown:
+            kind = "parameter" if name in saved["parameters"] else "buffer"
+            raise wrong_value("strategy.model", f"one with the {kind} {name!r}", "one without")
+        if name in saved["parameters"] and name not in grown and _form(both[name]) != _form(tensor):
             expected = f"one whose {name!r} is {tuple(tensor.shape)} of {tensor.dtype}"
-            got = f"{tuple(parameters[name].shape)} of {parameters[name].dtype}"
-            raise wrong_value("strategy.model", expected, got)
-    missing = sorted(saved["buffers"].keys() - buffers.keys())
-    if missing:
-        raise wrong_value("strategy.model", f"one with the buffer {missing[0]!r}", "one without")
-    stored = saved["parameters"].keys() | saved["buffers"].keys()
-    rest = {name: t for name, t in (*parameters.items(), *buffers.items()) if name not in stored}
-    if fingerprint(rest) != saved["frozen"]:
+            raise wrong_value("strategy.model", expected, f"{tuple(both[name].shape)} of {both[name].dtype}")
+    stored = saved["parameters"].keys() | saved["buffers"].keys() | set(saved["gone"])
+    frozen = fingerprints.of_all({name: t for name, t in both.items() if name not in stored})
+    if frozen != saved["frozen"]:
         raise wrong_value(
             "strategy.model",
             f"{described}, with the frozen weights {saved['frozen'][:12]}",
-            f"the frozen weights {fingerprint(rest)[:12]}",
+            f"the frozen weights {frozen[:12]}",
             "Load the same pretrained weights, and train nothing before resuming.",
         )
     if saved["generators"].keys() != dict(_generators(model)).keys():
         raise wrong_value("strategy.model", f"one with generators at {sorted(saved['generators'])}", "others")
 
 
+def grown_parameters(model: nn.Module, saved: Mapping[str, Any]) -> dict[str, nn.Parameter]:
+    """Return new parameters for those that the run has made, or made of another shape."""
+    device = next((p.device for p in model_parameters(model).values()), torch.device("cpu"))
+    names = [name for name in saved["grown"] if name in saved["parameters"]]
+    return {name: nn.Parameter(saved["parameters"][name].to(device).clone()) for name in names}
+
+
 @torch.no_grad()
-def load_model(model: nn.Module, saved: Mapping[str, Any]) -> None:
+def load_model(model: nn.Module, saved: Mapping[str, Any], grown: Mapping[str, nn.Parameter]) -> None:
     """Put the stored tensors into a model that `check_model` has passed, in place."""
+    for name in saved["gone"]:
+        module, own = _place(model, name)
+        for parts in registered(module)[:2]:
+            if own in parts:
+                parts[own] = None
+    for name, parameter in grown.items():
+        module, own = _place(model, name)
+        registered(module)[0].pop(own, None)
+        module.register_parameter(own, parameter)
     parameters = model_parameters(model)
     for name, tensor in saved["parameters"].items():
         parameters[name].copy_(tensor)
+        parameters[name].requires_grad_(name not in saved["stopped"])
+    for name in saved["turned"]:
+        if name in parameters and name not in saved["parameters"]:
+            parameters[name].requires_grad_(False)
     for name, tensor in saved["buffers"].items():
         set_buffer(model, name, tensor)
     for key, generator in _generators(model):
         generator.set_state(saved["generators"][key])
+    set_modes(model, saved["modes"])
+
+
+def _place(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    prefix, _, own = name.rpartition(".")
+    return model.get_submodule(prefix), own
 
 
 @torch.no_grad()
 def set_buffer(model: nn.Module, name: str, tensor: Tensor) -> None:
     """Set a buffer, in place if its shape allows."""
-    prefix, _, own = name.rpartition(".")
-    module = model.get_submodule(prefix)
-    buffer = getattr(module, own)
-    if buffer.shape == tensor.shape and buffer.dtype == tensor.dtype:
+    module, own = _place(model, name)
+    buffer = registered(module)[1].get(own)
+    if buffer is None:
+        device = next((p.device for p in model_parameters(model).values()), torch.device("cpu"))
+        module.register_buffer(own, tensor.clone().to(device))
+    elif buffer.shape == tensor.shape and buffer.dtype == tensor.dtype:
         buffer.copy_(tensor)
     else:
         setattr(module, own, tensor.clone().to(buffer.device))

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from avalanche_vlm._checks import wrong_value
+
 
 def random_state() -> dict[str, Any]:
     """Return the states of Python's, NumPy's and PyTorch's generators, as plain values and tensors."""
@@ -33,14 +35,29 @@ def random_state() -> dict[str, Any]:
     }
 
 
+def check_random_state(state: dict[str, Any]) -> None:
+    """Raise if `set_random_state` would refuse a state; nothing is changed.
+
+    Raises:
+        ValueError: it would.
+    """
+    try:
+        version, words, gauss = state["python"]
+        random.Random().setstate((version, tuple(_numbers(words).tolist()), gauss))
+        kind, keys, position, has_gauss, cached = state["numpy"]
+        np.random.RandomState().set_state((kind, _numbers(keys), position, has_gauss, cached))
+        torch.Generator().set_state(_unpacked(state["torch"]))
+    except Exception as error:
+        raise wrong_value("path", "a checkpoint with the states of random generators", str(error)) from error
+
+
 def set_random_state(state: dict[str, Any]) -> None:
     """Go back to what `random_state` returned; warn if the GPUs are others."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(_numbers(words).tolist()), gauss))
     kind, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((kind, _numbers(keys), position, has_gauss, cached))
-    cpu = zlib.decompress(state["torch"].numpy().tobytes())
-    torch.set_rng_state(torch.from_numpy(np.frombuffer(cpu, dtype=np.uint8).copy()))
+    torch.set_rng_state(_unpacked(state["torch"]))
     present = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if state["cuda"] and len(state["cuda"]) != present:
         warnings.warn(
@@ -50,6 +67,11 @@ def set_random_state(state: dict[str, Any]) -> None:
         )
     elif state["cuda"]:
         torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def _unpacked(packed: Tensor) -> Tensor:
+    content = zlib.decompress(packed.numpy().tobytes())
+    return torch.from_numpy(np.frombuffer(content, dtype=np.uint8).copy())
 
 
 def _tensor(words: Any) -> Tensor:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
 
 from avalanche_vlm._checks import check_count, check_type, wrong_value
+from avalanche_vlm.checkpointing._capture import capture, check_middle
 from avalanche_vlm.checkpointing._data import BenchmarkData
-from avalanche_vlm.checkpointing._file import checkpoint_name, checkpoints_in, remove_old
+from avalanche_vlm.checkpointing._file import (
+    checkpoint_name,
+    checkpoints_in,
+    remove_old,
+    run_of,
+    set_aside_newer,
+)
 from avalanche_vlm.checkpointing._interrupt import Interrupt
-from avalanche_vlm.checkpointing._state import CheckpointingPlugin, Run, built, capture, check_middle
+from avalanche_vlm.checkpointing._walk import CheckpointingPlugin, Run, new_run, note_data
 from avalanche_vlm.checkpointing.save import write_state
 from avalanche_vlm.strategies import VLMTemplate
 
@@ -21,9 +29,10 @@ class CheckpointPlugin(CheckpointingPlugin):
 
     The one of an experience is written after the evaluation that follows it, so that no row of a
     matrix is lost; each further evaluation writes it again. If the next training begins without an
-    evaluation, it is written then. A run that is killed loses at most the experience that it was
-    in; `resume` goes back to the newest checkpoint. A script that ends with a training, and no
-    evaluation, should call `save` to keep what came out of it.
+    evaluation, it is written then. If there are several evaluations after an experience, and the run
+    is killed between two of them, `resume` warns that those left are missing. A run that is killed
+    loses at most the experience that it was in; `resume` goes back to the newest checkpoint. A script
+    that ends with a training, and no evaluation, should call `save` to keep what came out of it.
 
     It works with the strategies of the host and ours. Where it stands in the list of plugins does
     not matter: when it is called first, or by `resume`, it moves itself to the end, after the
@@ -33,6 +42,14 @@ class CheckpointPlugin(CheckpointingPlugin):
     strategies on `VLMTemplate`, the end of the experience and its evaluation for others. There
     ``KeyboardInterrupt`` is raised, which says where the checkpoint is. A second Ctrl-C interrupts
     at once.
+
+    What a run makes that a checkpoint cannot hold is refused when it is saved, most of it before
+    training begins: functions, open files, endless loaders, objects of classes that constructors have
+    not used (see `allow_in_checkpoints`), parts added to the model, online streams that are cut at
+    random on the way. Call `resume` before the first training too: only then is it certain what
+    constructors had made. Not kept are the order of a set that has had elements removed, and what
+    loggers say about where they write. Edits of frozen weights that torch does not count (through
+    ``.data``) are noticed by samples of them.
 
     Args:
         folder: where the checkpoints go, one folder for a run; it is made if it does not exist.
@@ -57,7 +74,7 @@ class CheckpointPlugin(CheckpointingPlugin):
         if every_n_epochs is not None:
             check_count("every_n_epochs", every_n_epochs)
         # Private, so that they are no settings of the run: where it is saved changes nothing in it.
-        self._folder = Path(folder)
+        self._folder = Path(folder).absolute()  # a script may go elsewhere
         self._keep = keep
         self._every_n_epochs = every_n_epochs
         self._run: Run | None = None
@@ -66,15 +83,47 @@ class CheckpointPlugin(CheckpointingPlugin):
         self._in_training = False
         self._pending = False
         self._start = b""
+        self._resumed_at: tuple[int, int] | None = None
+        self._files: dict[str, int] | None = None
 
-    def attach(self, strategy: Any, data: BenchmarkData, *, resumed: bool = False) -> None:
-        """Take the last place among the plugins of a strategy; `resume` calls this."""
+    def writes_to(self, folder: Path) -> bool:
+        """Return whether this is the folder of the checkpoints."""
+        return folder.absolute() == self._folder
+
+    def check_folder(self, run: str) -> None:
+        """Raise if the folder holds the checkpoints of another run than the one to be resumed.
+
+        Raises:
+            ValueError: it does.
+        """
+        for path in checkpoints_in(self._folder):
+            if run_of(path) not in (run, None):
+                raise wrong_value(
+                    "folder",
+                    "that of the run that is resumed, or one without checkpoints",
+                    f"{str(self._folder)!r} with {path.name} of another run",
+                    "Give the CheckpointPlugin another folder.",
+                )
+
+    def attach(self, strategy: Any, run: Run, *, resumed: Mapping[str, Any] | None = None) -> None:
+        """Take the last place among the plugins of a strategy; `resume` calls this.
+
+        Args:
+            strategy: the strategy.
+            run: what it was built of, and the data of its benchmark.
+            resumed: the header of the checkpoint that is resumed; None for a run that begins.
+        """
         if self._run is None or not self._begun:
-            self._run = Run(data=data, built=built(strategy, data))
+            self._run = run
+        if resumed is not None:
+            self._run.id = str(resumed["run"])
+            self._run.evaluations = [int(count) for count in resumed["evaluations"]]
+            self._resumed_at = int(resumed["experiences"]), int(resumed["epochs"])
+            self._files = self._present()
         # A new list: the host may be going through the old one.
         others = [plugin for plugin in strategy.plugins if not isinstance(plugin, CheckpointingPlugin)]
         strategy.plugins = [_BeforeOthers(self), *others, self]
-        self._begun = self._begun or resumed
+        self._begun = self._begun or resumed is not None
 
     # Called before all other plugins.
 
@@ -93,9 +142,12 @@ class CheckpointPlugin(CheckpointingPlugin):
             self._write(strategy)
             self._interrupt.raise_if_asked(self._message())
         self._in_training = True
+        self._interrupt.listen(strategy)
+
+    def begin_experience(self, strategy: Any) -> None:
+        """Remember the state in which an experience begins: a checkpoint inside of it starts there."""
         if isinstance(strategy, VLMTemplate):
             self._start = capture(strategy, self._started())
-        self._interrupt.listen(strategy)
 
     def begin_evaluation(self, strategy: Any) -> None:
         """Write the state that the run begins with."""
@@ -119,7 +171,7 @@ class CheckpointPlugin(CheckpointingPlugin):
 
     def before_train_dataset_adaptation(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Note the data of an experience."""
-        self._started().data.add(strategy.experience)
+        note_data(strategy, self._started())
 
     def after_training_epoch(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Write a checkpoint inside the experience, if it is time or Ctrl-C was pressed."""
@@ -131,9 +183,7 @@ class CheckpointPlugin(CheckpointingPlugin):
             check_middle(strategy)
             middle = capture(strategy, self._started())
             sections = {"state": self._start, "middle": middle}
-            name = checkpoint_name(strategy.clock.train_exp_counter, epochs)
-            write_state(strategy, self._folder / name, sections, epochs=epochs)
-            remove_old(self._folder, self._keep)
+            self._put(strategy, sections, epochs)
             self._interrupt.raise_if_asked(self._message())
 
     def after_training(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
@@ -141,11 +191,14 @@ class CheckpointPlugin(CheckpointingPlugin):
         self._in_training = False
         self._pending = True
         self._start = b""
+        self._started().evaluations.append(0)
         if not self._interrupt.asked:
             self._interrupt.stop_listening()
 
     def after_eval(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Write the checkpoint of the experience that was trained before."""
+        if not self._in_training:
+            self._started().evaluations[-1] += 1
         if not self._in_training and int(strategy.clock.train_exp_counter) > 0:
             try:
                 self._write(strategy)
@@ -154,9 +207,8 @@ class CheckpointPlugin(CheckpointingPlugin):
             self._interrupt.raise_if_asked(self._message())
 
     def _attach_late(self, strategy: Any) -> None:
-        experience = next(iter(_experiences(strategy)), None)
-        stream = getattr(experience, "origin_stream", None)
-        self.attach(strategy, BenchmarkData(getattr(stream, "benchmark", None)))
+        # Not the benchmark that an experience comes from, which a split may have left behind.
+        self.attach(strategy, new_run(strategy, BenchmarkData()))
 
     def _begin(self, strategy: Any) -> None:
         if self._begun:
@@ -174,10 +226,31 @@ class CheckpointPlugin(CheckpointingPlugin):
         self._begun = True
 
     def _write(self, strategy: Any) -> None:
-        path = self._folder / checkpoint_name(strategy.clock.train_exp_counter)
-        write_state(strategy, path, {"state": capture(strategy, self._started())})
-        remove_old(self._folder, self._keep)
+        self._put(strategy, {"state": capture(strategy, self._started())})
         self._pending = False
+
+    def _put(self, strategy: Any, sections: Mapping[str, bytes], epochs: int = 0) -> None:
+        if self._resumed_at is not None:
+            # Not sooner: a script that only resumes, and trains nothing, should change no file.
+            self._check_alone()
+            set_aside_newer(self._folder, self._resumed_at)
+            self._resumed_at = None
+        self._check_alone()
+        path = self._folder / checkpoint_name(strategy.clock.train_exp_counter, epochs)
+        write_state(strategy, path, sections, run=self._started(), epochs=epochs)
+        remove_old(self._folder, self._keep)
+        self._files = self._present()
+
+    def _present(self) -> dict[str, int]:
+        return {path.name: path.stat().st_mtime_ns for path in checkpoints_in(self._folder)}
+
+    def _check_alone(self) -> None:
+        """Raise if another process has written into the folder: it goes on with the same run."""
+        if self._files is not None and not self._present().items() <= self._files.items():
+            raise RuntimeError(
+                f"Another process has written a checkpoint into {str(self._folder)!r} meanwhile. Let only "
+                "one go on with a run; to try something else from the same checkpoint, copy it elsewhere."
+            )
 
     def _started(self) -> Run:
         if self._run is None:
@@ -203,12 +276,10 @@ class _BeforeOthers(CheckpointingPlugin):
         """Pass on."""
         self._plugin.begin_training(strategy)
 
+    def before_train_dataset_adaptation(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        """Pass on."""
+        self._plugin.begin_experience(strategy)
+
     def before_eval(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Pass on."""
         self._plugin.begin_evaluation(strategy)
-
-
-def _experiences(strategy: Any) -> list[Any]:
-    """Return what a strategy is about to train on or to evaluate."""
-    groups = getattr(strategy, "_eval_streams", None) or [strategy.current_eval_stream]
-    return [experience for group in groups for experience in group]

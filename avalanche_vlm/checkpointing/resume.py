@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from avalanche_vlm.checkpointing._file import (
     checkpoints_in,
     read_checkpoint,
 )
-from avalanche_vlm.checkpointing._logs import set_log_positions
-from avalanche_vlm.checkpointing._state import Restoration, built
+from avalanche_vlm.checkpointing._restoration import Restoration
+from avalanche_vlm.checkpointing._walk import new_run
 from avalanche_vlm.checkpointing.checkpoint_plugin import CheckpointPlugin
 from avalanche_vlm.checkpointing.save import versions
 from avalanche_vlm.strategies import VLMTemplate
@@ -32,6 +33,9 @@ def resume(strategy: Any, path: str | os.PathLike[str], benchmark: Any) -> int:
     be written again: the rows of this run in the file of a ``ResultsLogger``, and the end of the
     files of other loggers, which should belong to one run. Of the host's ``CSVLogger``, which
     empties its files when it is built, the checkpoint holds the lines.
+
+    Settings of the strategy, its plugins and optimizer that are others than in the run are told, and
+    those of the run stay; other settings of the model, and other data, are refused.
 
     Args:
         strategy: freshly built, and not trained.
@@ -54,45 +58,48 @@ def resume(strategy: Any, path: str | os.PathLike[str], benchmark: Any) -> int:
     """
     check_type("path", path, (str, os.PathLike))
     place = Path(path)
-    data = BenchmarkData(benchmark)
     plugin = next((p for p in getattr(strategy, "plugins", ()) if isinstance(p, CheckpointPlugin)), None)
-    if place.suffix == ".ckpt" or place.is_file():
+    is_folder = place.is_dir() or (plugin is not None and plugin.writes_to(place))
+    if place.is_file() or (place.suffix == ".ckpt" and not is_folder):
         found, file = place, read_checkpoint(place)
     else:
         newest = _newest(place)
         if newest is None:
             if plugin is not None:
-                plugin.attach(strategy, data)
+                plugin.attach(strategy, new_run(strategy, BenchmarkData(benchmark)))
             return 0
         found, file = newest
+    if plugin is not None:
+        plugin.check_folder(str(file.header["run"]))
     _warn_of_versions(found, file)
-    compare = built(strategy, data)
-    start = Restoration(strategy, file.sections["state"], data, compare=compare)
+    _warn_of_evaluations(found, file)
+    run = new_run(strategy, BenchmarkData(benchmark))
+    start = Restoration(strategy, file.sections["state"], run)
     middle = None
     if "middle" in file.sections:
-        middle = Restoration(strategy, file.sections["middle"], data)
+        middle = Restoration(strategy, file.sections["middle"], run, tell=False)
         if not isinstance(strategy, VLMTemplate):
             raise wrong_value("strategy", "one on VLMTemplate, as in the run", type(strategy).__name__)
     if plugin is not None:
-        plugin.attach(strategy, data, resumed=True)
+        plugin.attach(strategy, run, resumed=file.header)
+        run.built = replace(start.built, settings=start.settings)  # also for whoever resumes what follows
     start.apply()
     # What was logged up to the middle stays; going back there a second time takes out what the
     # beginning of the experience writes again.
-    logs = start.logs if middle is None else middle.logs
-    set_log_positions(strategy, logs, benchmark)
+    (start if middle is None else middle).set_logs(benchmark)
     if middle is not None:
-        _go_on_inside(strategy, start, middle, file, benchmark)
+        _go_on_inside(strategy, start, middle, int(file.header["epochs"]), benchmark)
     return int(file.header["experiences"])
 
 
 def _go_on_inside(
-    strategy: VLMTemplate, start: Restoration, middle: Restoration, file: CheckpointFile, benchmark: Any
+    strategy: VLMTemplate, start: Restoration, middle: Restoration, epochs: int, benchmark: Any
 ) -> None:
     def enter() -> None:
         middle.apply()
-        set_log_positions(strategy, middle.logs, benchmark)
+        middle.set_logs(benchmark)
 
-    strategy.resume_inside_experience(file.header["epochs"], begin=start.apply, enter=enter)
+    strategy.resume_inside_experience(epochs, begin=start.apply, enter=enter)
 
 
 def _newest(folder: Path) -> tuple[Path, CheckpointFile] | None:
@@ -112,6 +119,17 @@ def _newest(folder: Path) -> tuple[Path, CheckpointFile] | None:
         advice = "Remove them to begin the run anew."
         raise wrong_value("path", "a folder with a good checkpoint", "; ".join(damaged), advice)
     return None
+
+
+def _warn_of_evaluations(path: Path, file: CheckpointFile) -> None:
+    counts = [int(count) for count in file.header.get("evaluations", ())]
+    if len(counts) > 2 and counts[-1] < counts[-2] and not file.header["epochs"]:
+        warnings.warn(
+            f"{path} was written after {counts[-1]} evaluations of experience {len(counts) - 2}, where there "
+            f"were {counts[-2]} of the one before: evaluate what is left before training on, or its rows are "
+            "missing.",
+            stacklevel=3,
+        )
 
 
 def _warn_of_versions(path: Path, file: CheckpointFile) -> None:

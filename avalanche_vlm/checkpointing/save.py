@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from avalanche_vlm._checks import check_type
+from avalanche_vlm.checkpointing._capture import capture
 from avalanche_vlm.checkpointing._data import BenchmarkData
 from avalanche_vlm.checkpointing._file import write_checkpoint
-from avalanche_vlm.checkpointing._state import Run, capture
+from avalanche_vlm.checkpointing._walk import Run
 from avalanche_vlm.logging.provenance import package_version
 
 _PACKAGES = ("avalanche-vlm", "avalanche-lib", "torch", "numpy")
@@ -49,14 +50,18 @@ def save(strategy: Any, path: str | os.PathLike[str], benchmark: Any = None) -> 
     """
     check_type("path", path, (str, os.PathLike))
     run = Run(data=BenchmarkData(benchmark))
-    write_state(strategy, Path(path), {"state": capture(strategy, run)})
+    write_state(strategy, Path(path), {"state": capture(strategy, run)}, run=run)
 
 
-def write_state(strategy: Any, path: Path, sections: Mapping[str, bytes], *, epochs: int = 0) -> None:
+def write_state(
+    strategy: Any, path: Path, sections: Mapping[str, bytes], *, run: Run, epochs: int = 0
+) -> None:
     """Write captured states to a file, with what a reader wants to know first."""
     header = {
         "experiences": int(strategy.clock.train_exp_counter),
         "epochs": epochs,
+        "run": run.id,
+        "evaluations": run.evaluations,
         "strategy": type(strategy).__name__,
         "versions": versions(),
     }

@@ -171,10 +171,10 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
         """
         self._resume_point = _ResumePoint(epochs, begin, enter)
 
-    def _before_training(self, **kwargs: Any) -> None:
+    def _before_training_exp(self, **kwargs: Any) -> None:
         if self._resume_point is not None:
             self._resume_point.begin()
-        super()._before_training(**kwargs)
+        super()._before_training_exp(**kwargs)
 
     def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
         """Train the epochs of an experience: all, or those that are left in a resumed one."""

@@ -1,0 +1,122 @@
+"""The words that encoding and decoding share.
+
+The objects that hold a run's state form a graph with shared parts and cycles. It becomes a list of
+*nodes* that name each other by number, made of plain types and tensors only, which
+``torch.load(weights_only=True)`` reads. What the user builds again (the model, the benchmark) is
+named and not stored.
+
+An encoded value is an atom (None, a number, text, bytes) as it is, a tuple of encoded values, or
+``[number]`` of a node. A node is the name of its kind, its *home* and its content. The home is the
+path at which constructors had built the object, None if the run made it: decoded, an object with a
+home is filled in place, so that whoever else holds it (a closure, a view, the user) still does.
+
+A *path* says where an object was first met, from the strategy or a plugin: text for an attribute,
+a tuple of one for an entry of a list or dictionary.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+from types import CodeType, FunctionType, MethodType
+from typing import Any
+
+from avalanche.benchmarks.utils.data_attribute import DataAttribute
+from avalanche.logging import BaseLogger
+from avalanche.training.plugins import AGEMPlugin, MIRPlugin
+from avalanche.training.templates.base import BaseTemplate
+from torch import nn
+
+from avalanche_vlm.logging.results_logger import ResultsLogger
+
+Encoded = Any
+Path = tuple[Any, ...]
+ATOMS = frozenset((type(None), bool, int, float, str, bytes))
+
+_STRATEGY_TRANSIENTS = frozenset(
+    (
+        *("experience", "adapted_dataset", "dataloader", "mbatch", "mb_output", "loss", "device", "plugins"),
+        *("current_eval_stream", "_eval_streams", "is_training", "_distributed_check", "_resume_point"),
+        *("model", "optimizer"),
+        # Of the host's DER and ER_ACE.
+        *("replay_loader", "batch_logits", "mb_buffer_x", "mb_buffer_y", "mb_buffer_tid", "mb_buffer_out"),
+    )
+)
+# How far loggers of the host are; all else that they have says where and how they write.
+_LOGGER_STATE = frozenset(
+    (
+        *("metric_vals", "training_exp_id", "in_train_phase", "val_acc", "val_loss", "step", "exp_count"),
+        *("train_acc", "train_loss"),
+    )
+)
+MODULE_OWN = frozenset(vars(nn.Module())) - {"training"}
+# What our modules derive from what they have, and keep until it changes.
+_DERIVED = frozenset(("_kept", "_kept_for", "_solved", "_tokenizer", "_start_length"))
+_NOT_STORED: dict[type, frozenset[str]] = {
+    # Endless loaders: one is made again from its buffers, the other by the next experience.
+    MIRPlugin: frozenset(("replay_loader",)),
+    AGEMPlugin: frozenset(("buffer_dataloader", "buffer_dliter")),
+    BaseTemplate: _STRATEGY_TRANSIENTS,
+    nn.Module: MODULE_OWN | _DERIVED,
+}
+CACHES = {DataAttribute: ("_count", "_uniques", "_val_to_idx")}
+
+
+class CannotBeSaved(TypeError):
+    """A plugin holds something that a checkpoint cannot hold; the message says where."""
+
+
+def shown_path(path: Path) -> str:
+    """Return a path as one would write it."""
+    text = "".join(f".{step}" if isinstance(step, str) else f"[{step[0]!r}]" for step in path)
+    return text.removeprefix(".")
+
+
+def is_state(owner: Any, name: str) -> bool:
+    """Return whether an attribute of an object may stand in a checkpoint.
+
+    The encoder writes no other and the decoder accepts no other: a file cannot say where a logger
+    writes, what a method does, or which model is trained.
+    """
+    if name.startswith("__") or callable(getattr(type(owner), name, None)):
+        return False
+    if any(isinstance(owner, kind) and name in names for kind, names in _NOT_STORED.items()):
+        return False
+    if isinstance(owner, ResultsLogger):
+        return name == "run" or name.startswith("_")
+    if isinstance(owner, BaseLogger):
+        if type(owner).__module__.startswith("avalanche.logging."):
+            return name in _LOGGER_STATE
+        return not isinstance(vars(owner).get(name), (str, PurePath))
+    return True
+
+
+def registered(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Return the parameters, buffers and modules that a module itself has, as it keeps them."""
+    own = vars(module)
+    return own["_parameters"], own["_buffers"], own["_modules"]
+
+
+def function_key(value: Any) -> Any:
+    """Return what two functions have in common that do the same, whenever they were made."""
+    if isinstance(value, MethodType):
+        return function_key(value.__func__), id(value.__self__)
+    if isinstance(value, FunctionType):
+        cells = tuple(id(cell.cell_contents) for cell in value.__closure__ or () if _is_filled(cell))
+        defaults = tuple(map(id, value.__defaults__ or ()))
+        return _code_key(value.__code__), id(value.__globals__), cells, defaults
+    return id(value)
+
+
+def _code_key(code: CodeType) -> Any:
+    constants = tuple(
+        _code_key(part) if isinstance(part, CodeType) else (type(part).__name__, repr(part))
+        for part in code.co_consts
+    )
+    return code.co_code, code.co_names, code.co_varnames, code.co_freevars, constants
+
+
+def _is_filled(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not cell
+    except ValueError:
+        return False

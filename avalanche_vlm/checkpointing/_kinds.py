@@ -1,0 +1,266 @@
+"""Kinds of values that are no plain Python: how each is written as plain values, and read again."""
+
+from __future__ import annotations
+
+import enum
+import logging
+import random
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from avalanche.benchmarks import CLExperience
+from torch import Tensor, nn
+
+from avalanche_vlm._checks import wrong_value
+from avalanche_vlm.checkpointing._allowed import class_name
+from avalanche_vlm.checkpointing._graph import Path
+
+if TYPE_CHECKING:
+    from avalanche_vlm.checkpointing._decode import Decoder
+    from avalanche_vlm.checkpointing._encode import Encoder
+
+_NUMPY_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
+_LOCKS: dict[str, Callable[[], Any]] = {"lock": threading.Lock, "RLock": threading.RLock}
+
+
+class Kind(NamedTuple):
+    """A kind of values.
+
+    Attributes:
+        name: how nodes name it.
+        types: the types whose instances it covers.
+        encode: encoder, value, path -> the content of its node: plain or encoded values.
+        decode: decoder, the object that constructors built in its place or None, content -> value.
+    """
+
+    name: str
+    types: tuple[type, ...]
+    encode: Callable[[Any, Any, Path], tuple[Any, ...]]
+    decode: Callable[..., Any]
+
+
+# Tensors and arrays.
+
+
+def _encode_tensor(encoder: Encoder, value: Tensor, path: Path) -> tuple[Any, ...]:
+    plain = value.detach()
+    if plain.layout != torch.strided or plain.is_meta or plain.is_quantized:
+        raise encoder.refusal(value, path)
+    storage = plain.untyped_storage()
+    place: Any = None
+    if plain.numel() > 0 and _is_dense(plain):
+        number = encoder.storages.setdefault((plain.device, storage.data_ptr()), len(encoder.storages))
+        is_whole = storage.nbytes() == plain.nbytes and plain.is_contiguous()
+        place = number if is_whole else (number, storage.nbytes(), plain.storage_offset(), plain.stride())
+    if storage.nbytes() > plain.nbytes:
+        plain = plain.clone()  # a few rows of a large tensor, of which the rest is not wanted
+    on_cpu = value.device.type == "cpu"
+    return (plain, value.requires_grad and value.is_leaf, on_cpu, isinstance(value, nn.Parameter), place)
+
+
+def _decode_tensor(
+    decoder: Decoder,
+    live: Any,
+    tensor: Tensor,
+    requires_grad: bool,
+    on_cpu: bool,
+    is_parameter: bool,
+    place: Any,
+) -> Any:
+    if live is not None and live.shape == tensor.shape and live.dtype == tensor.dtype and _is_dense(live):
+        number = place[0] if isinstance(place, tuple) else place
+        decoder.storages.setdefault(number, live.untyped_storage())
+        decoder.fill(live, tensor, requires_grad)
+        return live
+    # A copy: training would change what a second restoration of the same state reads.
+    device = torch.device("cpu") if on_cpu else decoder.device
+    made = tensor.clone() if place is None else _in_memory(decoder, tensor, place, device)
+    made = made.to(device)
+    return nn.Parameter(made, requires_grad) if is_parameter else made.requires_grad_(requires_grad)
+
+
+def _in_memory(decoder: Decoder, tensor: Tensor, place: Any, device: torch.device) -> Tensor:
+    """Return a tensor that lies where it lay: views of one memory are views of one memory again."""
+    whole = not isinstance(place, tuple)
+    number, size, offset, stride = (place, tensor.nbytes, 0, tensor.stride()) if whole else place
+    storage = decoder.storages.get(number)
+    if storage is None or storage.nbytes() < size:
+        storage = decoder.storages[number] = torch.UntypedStorage(size, device=device)
+    made = torch.empty(0, dtype=tensor.dtype, device=storage.device)
+    made.set_(storage, offset, tensor.shape, stride)
+    if _is_dense(made):
+        made.copy_(tensor)
+    return made
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    return all(step > 0 or size < 2 for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+
+
+def _encode_array(encoder: Encoder, value: Any, path: Path) -> tuple[Any, ...]:
+    if value.dtype.kind not in "biufc":
+        raise encoder.refusal(value, path)
+    return (str(value.dtype), tuple(value.shape), np.ascontiguousarray(value).tobytes())
+
+
+def _decode_array(decoder: Decoder, live: Any, dtype: str, shape: Any, data: bytes) -> Any:
+    made = np.frombuffer(data, dtype=dtype).reshape(shape)
+    if live is not None and live.shape == made.shape and live.dtype == made.dtype and live.flags.writeable:
+        decoder.later(lambda: np.copyto(live, made))
+        return live
+    return made.copy()
+
+
+# Random generators.
+
+
+def _decode_generator(decoder: Decoder, live: Any, device: str, state: Tensor) -> Any:
+    generator = torch.Generator("cpu" if device == "cpu" else decoder.device)
+    generator.set_state(state)  # a state that is none is refused here, before anything is changed
+    if live is None:
+        return generator
+    decoder.later(lambda: live.set_state(state))
+    return live
+
+
+def _decode_numpy_generator(decoder: Decoder, live: Any, name: str, state: Any) -> Any:
+    if name not in _NUMPY_GENERATORS:
+        raise wrong_value("path", f"a checkpoint with one of NumPy's {_NUMPY_GENERATORS}", name)
+    bits = getattr(np.random, name)()
+    bits.state = decoder.decode(state)
+    if live is None:
+        return np.random.Generator(bits)
+    decoder.later(lambda: setattr(live.bit_generator, "state", bits.state))
+    return live
+
+
+def _decode_random(decoder: Decoder, live: Any, state: Any) -> Any:
+    generator = random.Random()
+    generator.setstate(decoder.decode(state))
+    if live is None:
+        return generator
+    decoder.later(lambda: live.setstate(generator.getstate()))
+    return live
+
+
+# Things with a name.
+
+
+def _encode_enum(encoder: Encoder, value: Any, path: Path) -> tuple[Any, ...]:
+    if encoder.kind(class_name(type(value))) is None or value.name not in type(value).__members__:
+        raise encoder.refusal(value, path)
+    return (class_name(type(value)), value.name)
+
+
+def _decode_enum(decoder: Decoder, live: Any, kind: str, name: str) -> Any:
+    members: dict[str, Any] = getattr(decoder.kind(kind), "__members__", {})
+    if name not in members:
+        raise wrong_value("strategy", f"one whose {kind} has a member {name!r}, as in the run", "one without")
+    return members[name]
+
+
+def _decode_lock(decoder: Decoder, live: Any, name: str) -> Any:
+    return _LOCKS[name]() if live is None else live
+
+
+def _decode_number(decoder: Decoder, live: Any, dtype: str, value: Any) -> Any:
+    return np.dtype(dtype).type(value)
+
+
+def _decode_dtype(decoder: Decoder, live: Any, name: str) -> torch.dtype:
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype):
+        raise wrong_value("path", "a checkpoint with dtypes of torch", name)
+    return found
+
+
+def _decode_device(decoder: Decoder, live: Any, name: str) -> torch.device:
+    return torch.device(name) if name == "cpu" else decoder.device
+
+
+def _encode_partial(encoder: Encoder, value: Any, path: Path) -> tuple[Any, ...]:
+    parts = (value.func, value.args, tuple(value.keywords.items()))
+    return tuple(encoder.encode(part, (*path, "func")) for part in parts)
+
+
+def _decode_partial(decoder: Decoder, live: Any, *parts: Any) -> Any:
+    function, arguments, keywords = map(decoder.decode, parts)
+    return partial(function, *arguments, **dict(keywords))
+
+
+def _attributes(*names: str) -> Callable[[Any, Any, Path], tuple[Any, ...]]:
+    """Return an encoder of values that a few of their attributes say all about."""
+
+    def encode(encoder: Any, value: Any, path: Path) -> tuple[Any, ...]:
+        return tuple(getattr(value, name) for name in names)
+
+    return encode
+
+
+def _text(encoder: Encoder, value: Any, path: Path) -> tuple[Any, ...]:
+    return (str(value).removeprefix("torch."),)
+
+
+def _made_by(make: Callable[..., Any]) -> Callable[..., Any]:
+    def decode(decoder: Decoder, live: Any, *content: Any) -> Any:
+        return make(*content)
+
+    return decode
+
+
+def _encode_number(encoder: Encoder, value: Any, path: Path) -> tuple[Any, ...]:
+    return (str(value.dtype), value.item())
+
+
+def _encode_size(encoder: Encoder, value: Any, path: Path) -> tuple[Any, ...]:
+    return (tuple(value),)
+
+
+def _encode_lock(encoder: Encoder, value: Any, path: Path) -> tuple[Any, ...]:
+    return (type(value).__name__,)
+
+
+def _encode_generator(encoder: Encoder, value: Any, path: Path) -> tuple[Any, ...]:
+    return (str(value.device), value.get_state())
+
+
+def _encode_numpy_generator(encoder: Encoder, value: Any, path: Path) -> tuple[Any, ...]:
+    return (type(value.bit_generator).__name__, encoder.encode(value.bit_generator.state, path))
+
+
+def _encode_random(encoder: Encoder, value: Any, path: Path) -> tuple[Any, ...]:
+    return (encoder.encode(value.getstate(), path),)
+
+
+def _encode_experience(encoder: Encoder, value: Any, path: Path) -> tuple[Any, ...]:
+    return encoder.experience(value, path)
+
+
+def _decode_experience(decoder: Decoder, live: Any, stream: str, position: int) -> Any:
+    return decoder.experience(stream, position)
+
+
+_PLACES = ("start", "stop", "step")
+KINDS: tuple[Kind, ...] = (
+    Kind("tensor", (Tensor,), _encode_tensor, _decode_tensor),
+    Kind("array", (np.ndarray,), _encode_array, _decode_array),
+    Kind("number", (np.generic,), _encode_number, _decode_number),
+    Kind("enum", (enum.Enum,), _encode_enum, _decode_enum),
+    Kind("size", (torch.Size,), _encode_size, _made_by(torch.Size)),
+    Kind("device", (torch.device,), _text, _decode_device),
+    Kind("dtype", (torch.dtype,), _text, _decode_dtype),
+    Kind("range", (range,), _attributes(*_PLACES), _made_by(range)),
+    Kind("slice", (slice,), _attributes(*_PLACES), _made_by(slice)),
+    Kind("complex", (complex,), _attributes("real", "imag"), _made_by(complex)),
+    Kind("logger", (logging.Logger,), _attributes("name"), _made_by(logging.getLogger)),
+    Kind("lock", (type(threading.Lock()), type(threading.RLock())), _encode_lock, _decode_lock),
+    Kind("partial", (partial,), _encode_partial, _decode_partial),
+    Kind("generator", (torch.Generator,), _encode_generator, _decode_generator),
+    Kind("numpy generator", (np.random.Generator,), _encode_numpy_generator, _decode_numpy_generator),
+    Kind("random", (random.Random,), _encode_random, _decode_random),
+    Kind("experience", (CLExperience,), _encode_experience, _decode_experience),
+)

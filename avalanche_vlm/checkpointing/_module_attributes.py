@@ -1,0 +1,106 @@
+"""Plain attributes of modules: a counter, a list of prototypes, the names of classes.
+
+Those of the model are stored where the run has changed them; all others come from building it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from avalanche_vlm.checkpointing._content import content_key
+from avalanche_vlm.checkpointing._graph import Path, is_state
+
+if TYPE_CHECKING:
+    from avalanche_vlm.checkpointing._encode import Encoder
+
+_OF_BACKBONES = ("torch.", "open_clip.", "timm.")
+# By the name of a module: attribute -> key of its content.
+Attributes = Mapping[str, Mapping[str, Any]]
+
+
+def attributes_of(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """Return a key of each plain attribute of each part of a model.
+
+    Random generators are left out: their states are stored anyway.
+    """
+    return {name: _keys(module) for name, module in model.named_modules()}
+
+
+def _keys(module: nn.Module) -> dict[str, Any]:
+    return {
+        name: content_key(value)
+        for name, value in vars(module).items()
+        if name != "training" and is_state(module, name) and not isinstance(value, torch.Generator)
+    }
+
+
+def changed_attributes(
+    encoder: Encoder,
+    model: nn.Module,
+    path: Path,
+    built: Attributes,
+    *,
+    prefix: str = "",
+    also: nn.Module | None = None,
+) -> list[tuple[str, list[Any], list[str]]]:
+    """Return what has changed since modules were built: name, attributes as pairs, attributes gone.
+
+    Args:
+        encoder: encodes the values.
+        model: the modules.
+        path: where they are.
+        built: what `attributes_of` returned of the model when it was built.
+        prefix: the name that ``model`` has there.
+        also: a model of which another restoration starts; what it has changed counts too.
+    """
+    found: list[tuple[str, list[Any], list[str]]] = []
+    others = {} if also is None else attributes_of(also)
+    for name, module in model.named_modules():
+        before = built.get(".".join(part for part in (prefix, name) if part), {})
+        now, other = _keys(module), others.get(name, before)
+        changed = [
+            own for own, key in now.items() if (own, key) not in before.items() or other.get(own) != key
+        ]
+        gone = [own for own in {**before, **other} if own not in now]
+        if changed or gone:
+            where = (*path, *([(name,)] if name else []))
+            pairs = [(own, encoder.encode(vars(module)[own], (*where, own))) for own in changed]
+            found.append((name, pairs, gone))
+    return found
+
+
+def set_attributes(model: nn.Module, changes: Iterable[tuple[str, Mapping[str, Any], Iterable[str]]]) -> None:
+    """Set what was changed, and delete what was gone."""
+    for name, values, gone in changes:
+        own = vars(model.get_submodule(name))
+        own.update(values)
+        for attribute in gone:
+            own.pop(attribute, None)
+
+
+def model_settings(model: nn.Module) -> dict[str, list[dict[str, Any]]]:
+    """Return the public attributes of a model's parts, by class; parts that are alike count once."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path, module in model.named_modules():
+        if path.startswith("backbone.") and type(module).__module__.startswith(_OF_BACKBONES):
+            continue  # the settings of the backbone are compared by themselves
+        own: dict[str, Any] = {}
+        for name, key in sorted(_keys(module).items()):
+            value = vars(module)[name]
+            if name.startswith("_") or name == "class_names" or callable(value):
+                continue  # the names of classes may grow, and are compared by themselves
+            if is_dataclass(value):
+                own |= {
+                    f"{name}.{field.name}": content_key(getattr(value, field.name)) for field in fields(value)
+                }
+            else:
+                own[name] = key
+        entries = found.setdefault(type(module).__name__, [])
+        if own and own not in entries:
+            entries.append(own)
+    return {kind: entries for kind, entries in sorted(found.items()) if entries}
