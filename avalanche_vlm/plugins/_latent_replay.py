@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +17,8 @@ from avalanche.core import SupervisedPlugin
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from avalanche_vlm._checks import check_count, check_type
+from avalanche_vlm._checks import check_count, check_type, wrong_value
+from avalanche_vlm._host import trained_experiences
 from avalanche_vlm.plugins.latent_features import latent_features
 from avalanche_vlm.sources import LatentGenerator
 
@@ -54,6 +56,12 @@ class LatentReplay(SupervisedPlugin[Any]):
         check_count("samples_per_class", samples_per_class)
         if batch_samples_per_class is not None:
             check_count("batch_samples_per_class", batch_samples_per_class)
+        if generator.classes:
+            warnings.warn(
+                f"`generator` was fitted before, to {len(generator.classes)} classes, which are replayed "
+                "from the first experience on. Give each run a fresh one, unless this is what you want.",
+                stacklevel=3,
+            )
         self.generator = generator
         self.samples_per_class = samples_per_class
         self.batch_samples_per_class = batch_samples_per_class
@@ -102,8 +110,11 @@ class LatentReplay(SupervisedPlugin[Any]):
     def after_train_dataset_adaptation(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Fit the generator, and put embeddings in the place of what was to be trained on."""
         self._restore_batch_size(strategy)  # the last training may have been interrupted
+        _refuse_second(strategy)
         known = self.generator.classes
-        batches = list(latent_features(strategy, strategy.adapted_dataset))
+        # Not the adapted data set: what others put there (earlier samples, say) was fitted already.
+        data = [experience.dataset for experience in trained_experiences(strategy)]
+        batches = [batch for dataset in data for batch in latent_features(strategy, dataset)]
         features = torch.cat([batch[0] for batch in batches])
         labels = torch.cat([batch[1] for batch in batches])
         self._note_task_labels(labels, [batch[2] for batch in batches if batch[2] is not None])
@@ -152,6 +163,18 @@ class LatentReplay(SupervisedPlugin[Any]):
         tasks: Any = [self._task_labels.get(label, 0) for label in labels]
         attributes.append(DataAttribute(tasks, "targets_task_labels", use_in_getitem=True))
         return TaskAwareSupervisedClassificationDataset([leaf], data_attributes=attributes)
+
+
+def _refuse_second(strategy: Any) -> None:
+    """Raise `ValueError` if two plugins of a strategy would put their draws in each other's place."""
+    found = [type(plugin).__name__ for plugin in strategy.plugins if isinstance(plugin, LatentReplay)]
+    if len(found) > 1:
+        raise wrong_value(
+            "plugins",
+            "a list with one plugin that replays from a generator of embeddings",
+            f"{' and '.join(found)}",
+            "CGIL brings its own: pass it the generator, or take FineTune for another plugin.",
+        )
 
 
 def _follow(generator: LatentGenerator, device: torch.device) -> None:

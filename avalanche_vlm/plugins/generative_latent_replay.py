@@ -34,8 +34,8 @@ class GenerativeLatentReplayPlugin(LatentReplay):
     ratio of their numbers of samples; so does every part of an online stream.
 
     Args:
-        generator: what is fitted and drawn from, of `avalanche_vlm.sources`; the plugin's own. It is
-            moved to the strategy's device.
+        generator: what is fitted and drawn from, of `avalanche_vlm.sources`; a fresh one for each run.
+            It is moved to the strategy's device.
         samples_per_class: draws of each class in an epoch.
         batch_samples_per_class: how many samples of each class a batch has on average: the batch grows
             with the classes, and an epoch has ``samples_per_class / batch_samples_per_class`` steps

@@ -10,7 +10,7 @@ from avalanche.benchmarks import class_incremental_benchmark, nc_benchmark
 from avalanche.benchmarks.scenarios.online import split_online_stream
 from avalanche.benchmarks.utils import as_classification_dataset
 from avalanche.core import SupervisedPlugin
-from avalanche.training import JointTraining, Naive
+from avalanche.training import Cumulative, JointTraining, Naive
 from avalanche.training.plugins import EWCPlugin, LwFPlugin, ReplayPlugin
 from torch import nn
 from torch.nn import functional as F
@@ -479,3 +479,23 @@ def test_a_copy_of_an_experience_trains_as_the_experience():
         trained.train(experience)
         ends.append(snapshot(trained.model))
     assert not differing(*ends)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_cumulative_adds_is_not_fitted_again(kind):
+    plugin = replay(kind)
+    run(strategy([plugin], kind=Cumulative), EMBEDDED)
+    assert plugin.generator.labels.tolist() == plugin.generator.classes
+
+
+def test_two_generators_side_by_side_are_refused():
+    both = strategy([replay(), replay(PastGenerativeLatentReplayPlugin)])
+    with pytest.raises(ValueError, match="`plugins` must be a list with one plugin that replays"):
+        both.train(EMBEDDED.train_stream[0])
+
+
+def test_a_generator_of_another_run_is_noticed():
+    generator = DiagonalGaussian()
+    generator.fit(torch.randn(4, 16), torch.arange(4) % 2)
+    with pytest.warns(UserWarning, match="fitted before, to 2 classes"):
+        GenerativeLatentReplayPlugin(generator)
