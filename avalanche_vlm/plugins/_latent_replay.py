@@ -49,7 +49,11 @@ class LatentReplay(SupervisedPlugin[Any]):
     _drawn: tuple[Tensor, list[int]] | None
 
     def __init__(
-        self, generator: LatentGenerator, *, samples_per_class: int, batch_samples_per_class: int | None
+        self,
+        generator: LatentGenerator,
+        *,
+        samples_per_class: int = 256,
+        batch_samples_per_class: int | None = None,
     ) -> None:
         super().__init__()
         check_type("generator", generator, LatentGenerator)
@@ -60,7 +64,7 @@ class LatentReplay(SupervisedPlugin[Any]):
             warnings.warn(
                 f"`generator` was fitted before, to {len(generator.classes)} classes, which are replayed "
                 "from the first experience on. Give each run a fresh one, unless this is what you want.",
-                stacklevel=3,
+                stacklevel=2,
             )
         self.generator = generator
         self.samples_per_class = samples_per_class
@@ -118,7 +122,7 @@ class LatentReplay(SupervisedPlugin[Any]):
         features = torch.cat([batch[0] for batch in batches])
         labels = torch.cat([batch[1] for batch in batches])
         self._note_task_labels(labels, [batch[2] for batch in batches if batch[2] is not None])
-        _follow(self.generator, strategy.device)
+        self.generator.to(strategy.device)
         self.generator.fit(features, labels)
         features, labels, classes = self._chosen(features, labels, known)
         x, y = features.cpu(), labels.cpu()
@@ -175,10 +179,3 @@ def _refuse_second(strategy: Any) -> None:
             f"{' and '.join(found)}",
             "CGIL brings its own: pass it the generator, or take FineTune for another plugin.",
         )
-
-
-def _follow(generator: LatentGenerator, device: torch.device) -> None:
-    """Move a generator to where the strategy trains; one that is there is left alone."""
-    index = torch.cuda.current_device() if device.type == "cuda" and device.index is None else device.index
-    if (generator.device.type, generator.device.index or 0) != (device.type, index or 0):
-        generator.to(torch.device(device.type, index) if index is not None else device)

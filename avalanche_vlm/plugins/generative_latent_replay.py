@@ -8,7 +8,6 @@ from typing import final
 from torch import Tensor
 
 from avalanche_vlm.plugins._latent_replay import LatentReplay
-from avalanche_vlm.sources import LatentGenerator
 
 
 @final
@@ -59,17 +58,6 @@ class GenerativeLatentReplayPlugin(LatentReplay):
     >>> plugins = [GenerativeLatentReplayPlugin(LowRankGaussian(rank=8), samples_per_class=128)]
     """
 
-    def __init__(
-        self,
-        generator: LatentGenerator,
-        *,
-        samples_per_class: int = 256,
-        batch_samples_per_class: int | None = None,
-    ) -> None:
-        super().__init__(
-            generator, samples_per_class=samples_per_class, batch_samples_per_class=batch_samples_per_class
-        )
-
     def _chosen(
         self, features: Tensor, labels: Tensor, known: Sequence[int]
     ) -> tuple[Tensor, Tensor, list[int]]:
@@ -108,17 +96,6 @@ class PastGenerativeLatentReplayPlugin(LatentReplay):
     >>> from avalanche_vlm.sources import LowRankGaussian
     >>> plugins = [PastGenerativeLatentReplayPlugin(LowRankGaussian(rank=8), samples_per_class=32)]
     """
-
-    def __init__(
-        self,
-        generator: LatentGenerator,
-        *,
-        samples_per_class: int = 256,
-        batch_samples_per_class: int | None = None,
-    ) -> None:
-        super().__init__(
-            generator, samples_per_class=samples_per_class, batch_samples_per_class=batch_samples_per_class
-        )
 
     def _chosen(
         self, features: Tensor, labels: Tensor, known: Sequence[int]
