@@ -7,7 +7,7 @@ something to do about it, what to do.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -89,3 +89,9 @@ def check_choice(argument: str, value: Any, choices: Sequence[str]) -> None:
         expected = "one of " + ", ".join(map(repr, choices))
         advice = close_names(str(value), choices)
         raise wrong_value(argument, expected, repr(value), "" if advice.startswith("Known") else advice)
+
+
+def check_no_state(component: Any, state: Mapping[str, Any]) -> None:
+    """Raise unless the state that a component without any is to take over is empty."""
+    if state:
+        raise wrong_value("state", f"empty for a {type(component).__name__}", f"one with {sorted(state)}")

@@ -118,7 +118,7 @@ COMPONENTS = [
         {"model": "small-clip"},
     ),
     Component(EmbeddingBackbone, {"embed_dim": 0, "logit_scale": -1}, {"embed_dim": 4}, documented=False),
-    Component(ZeroShotHead, {"templates": 3}),
+    Component(ZeroShotHead, {"templates": 3, "training_templates": 3}),
     Component(
         LearnedContextHead,
         {
@@ -131,7 +131,7 @@ COMPONENTS = [
         },
         {"context_length": 2},
     ),
-    Component(UnnormalisedZeroShotHead, {"templates": 3}),
+    Component(UnnormalisedZeroShotHead, {"templates": 3, "training_templates": 3}),
     Component(HybridPromptHead, {"context": 3, "unseen": 3, "suffix": 3, "classes_at_once": 0}),
     Component(
         ImageConditionedPromptHead,

@@ -17,7 +17,13 @@ from sklearn.model_selection import ParameterGrid
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
-from avalanche_vlm.benchmarks import class_names, domain_benchmark, tensor_benchmark, with_validation_stream
+from avalanche_vlm.benchmarks import (
+    class_names,
+    domain_benchmark,
+    multi_dataset_benchmark,
+    tensor_benchmark,
+    with_validation_stream,
+)
 from avalanche_vlm.functional import label_space_predictions
 from avalanche_vlm.models import CLIPClassifier, CosineHead, EmbeddingBackbone, TextFeatureHead
 from avalanche_vlm.plugins import LabelSpaceCrossEntropy
@@ -217,6 +223,32 @@ def test_a_fixed_class_order_is_refused_with_what_to_do():
         ValueError, match="seed 10, with the class order of the reported seed 0.*Take another seed"
     ):
         choose([{"value": 1}], make_benchmark=lambda seed: class_incremental(0))
+
+
+def test_the_order_of_data_sets_is_an_order():
+    pair = (torch.eye(8), [0, 1, 0, 1, 0, 1, 0, 1])
+    parts = {"pets": (pair, pair, ["cat", "dog"]), "food": (pair, pair, ["pie", "soup"])}
+
+    def make_benchmark(seed):
+        return multi_dataset_benchmark({name: parts[name] for name in sorted(parts, reverse=seed < 10)})
+
+    choice = choose_hyperparameters(
+        [{"lr": 0.1}],
+        make_benchmark=make_benchmark,
+        train_and_score=lambda benchmark, *, seed, lr: lr,
+        selection_seeds=[10],
+        reported_seeds=[0],
+        validation_fraction=0.25,
+    )
+    assert choice.class_orders_compared
+    with pytest.raises(ValueError, match="selection_seeds"):
+        choose_hyperparameters(
+            [{"lr": 0.1}],
+            make_benchmark=make_benchmark,
+            train_and_score=lambda benchmark, *, seed, lr: lr,
+            selection_seeds=[10],
+            reported_seeds=[11],
+        )
 
 
 def test_an_order_that_coincides_by_chance_is_refused():

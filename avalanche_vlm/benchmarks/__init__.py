@@ -21,6 +21,7 @@ from avalanche_vlm.benchmarks.small_world import (
     small_world_domains_benchmark,
     small_world_sequence_benchmark,
 )
+from avalanche_vlm.benchmarks.small_world_and_digits import small_world_and_digits_benchmark
 from avalanche_vlm.benchmarks.tensor_benchmark import tensor_benchmark
 from avalanche_vlm.benchmarks.validation import with_validation_stream
 
@@ -38,6 +39,7 @@ __all__ = [
     "known_benchmark",
     "known_sequence_benchmark",
     "multi_dataset_benchmark",
+    "small_world_and_digits_benchmark",
     "small_world_benchmark",
     "small_world_domains_benchmark",
     "small_world_sequence_benchmark",

@@ -40,16 +40,20 @@ def digits_benchmark(
     >>> tuple(x.shape), x.dtype
     ((3, 8, 8), torch.uint8)
     """
-    # Not at the top: scikit-learn takes long to import, and no other benchmark needs it.
-    from sklearn.datasets import load_digits  # pyright: ignore[reportUnknownVariableType]
-
-    pixels, labels = load_digits(return_X_y=True)
-    grey = np.rint(np.asarray(pixels) * (255 / 16)).astype(np.uint8)
-    x = np.repeat(grey.reshape(-1, 1, 8, 8), 3, axis=1)
-    y = np.asarray(labels)
+    x, y = digits()
     train, test = stratified_split(
         y.tolist(), test_fraction=test_fraction, split_seed=split_seed, class_labels=DIGIT_NAMES
     )
     return class_incremental(
         LabelledTensors(x[train], y[train]), LabelledTensors(x[test], y[test]), DIGIT_NAMES, **stream
     )
+
+
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """Return all images, uint8 (N, 3, 8, 8), and their labels (N,)."""
+    # Not at the top: scikit-learn takes long to import, and no other benchmark needs it.
+    from sklearn.datasets import load_digits  # pyright: ignore[reportUnknownVariableType]
+
+    pixels, labels = load_digits(return_X_y=True)
+    grey = np.rint(np.asarray(pixels) * (255 / 16)).astype(np.uint8)
+    return np.repeat(grey.reshape(-1, 1, 8, 8), 3, axis=1), np.asarray(labels)

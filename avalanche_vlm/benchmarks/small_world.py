@@ -116,16 +116,28 @@ def small_world_sequence_benchmark(
     >>> [len(experience.classes_in_this_experience) for experience in benchmark.train_stream]
     [10, 10, 10, 10]
     """
+    parts = small_world_parts(styles, objects, train_per_class, test_per_class, image_seed)
+    return multi_dataset_benchmark(parts, n_experiences_per_dataset=n_experiences_per_dataset, **stream)
+
+
+def small_world_parts(
+    styles: Sequence[str],
+    objects: Sequence[WorldObject],
+    train_per_class: int,
+    test_per_class: int,
+    image_seed: int,
+) -> dict[str, tuple[Any, Any, Sequence[str]]]:
+    """Return data sets for `multi_dataset_benchmark`, one a style, each of its share of the objects."""
     if not styles or len(objects) % len(styles):
         raise wrong_value("objects", f"a multiple of the {len(styles)} styles", f"{len(objects)} objects")
     share = len(objects) // len(styles)
-    parts: dict[str, tuple[Any, Any, list[str]]] = {}
+    parts: dict[str, tuple[Any, Any, Sequence[str]]] = {}
     for index, style in enumerate(styles):
         check_choice("styles", style, STYLES)
         own = objects[index * share : (index + 1) * share]
         train, test = _render_parts(own, style, train_per_class, test_per_class, image_seed + 2 * index)
         parts[style] = (train, test, [each.name for each in own])
-    return multi_dataset_benchmark(parts, n_experiences_per_dataset=n_experiences_per_dataset, **stream)
+    return parts
 
 
 def _render_parts(

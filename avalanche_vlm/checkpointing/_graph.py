@@ -50,7 +50,7 @@ _LOGGER_STATE = frozenset(
 )
 MODULE_OWN = frozenset(vars(nn.Module())) - {"training"}
 # What our modules derive from what they have, and keep until it changes.
-_DERIVED = frozenset(("_kept", "_kept_for", "_solved", "_tokenizer", "_start_length"))
+_DERIVED = frozenset(("_kept", "_solved", "_tokenizer", "_start_length"))
 _NOT_STORED: dict[type, frozenset[str]] = {
     # Endless loaders: one is made again from its buffers, the other by the next experience.
     MIRPlugin: frozenset(("replay_loader",)),

@@ -14,6 +14,15 @@ from avalanche_vlm.functional.accuracy_matrix import (
     transfer,
     zero_shot_accuracy,
 )
+from avalanche_vlm.functional.consolidation import normalised_importance, weighted_distance
+from avalanche_vlm.functional.cross_modal import (
+    contrastive_distillation,
+    cosine_logits,
+    feature_distance,
+    image_text_alignment,
+    shared_targets,
+    soft_label_divergence,
+)
 from avalanche_vlm.functional.discriminant import (
     FeatureSums,
     discriminant_weights,
@@ -28,26 +37,36 @@ from avalanche_vlm.functional.label_space import (
     label_space_cross_entropy,
     label_space_predictions,
 )
+from avalanche_vlm.functional.learning_rates import WarmupCosine
 
 __all__ = [
     "LABEL_SPACES",
     "FeatureSums",
     "LabelSpace",
+    "WarmupCosine",
     "accuracy_matrix_summary",
     "average_accuracy",
     "average_incremental_accuracy",
     "backward_transfer",
     "ci_transfer",
+    "contrastive_distillation",
+    "cosine_logits",
     "discriminant_weights",
+    "feature_distance",
     "feature_sums",
     "forgetting",
     "forward_transfer",
     "fused_logits",
+    "image_text_alignment",
     "label_space_columns",
     "label_space_cross_entropy",
     "label_space_predictions",
     "last_accuracy",
+    "normalised_importance",
+    "shared_targets",
     "shrunk_covariance",
+    "soft_label_divergence",
     "transfer",
+    "weighted_distance",
     "zero_shot_accuracy",
 ]

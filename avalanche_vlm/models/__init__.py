@@ -17,6 +17,7 @@ from avalanche_vlm.models.lora import LoRA, SeparateAttention
 from avalanche_vlm.models.open_clip import OpenCLIPBackbone
 from avalanche_vlm.models.prompt_context import PromptContext
 from avalanche_vlm.models.prompt_head import PromptHead
+from avalanche_vlm.models.weight_snapshot import WeightSnapshot
 from avalanche_vlm.models.zero_shot_head import UnnormalisedZeroShotHead, ZeroShotHead
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "TextHead",
     "UnnormalisedZeroShotHead",
     "VisionLanguageBackbone",
+    "WeightSnapshot",
     "ZeroShotHead",
     "fingerprint",
 ]

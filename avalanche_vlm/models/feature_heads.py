@@ -99,8 +99,10 @@ class HeadFromText(TextHead):
         """Start the weights from the initial head; those of earlier classes are kept."""
         initial = self._initial[0].to(backbone.logit_scale.device)
         initial.set_classes(class_names, backbone)
-        with torch.no_grad():
-            weight = self.start(initial(backbone)).clone()
+        mode = initial.training
+        with torch.no_grad():  # in eval mode: the start is what is evaluated before any training
+            weight = self.start(initial.eval()(backbone)).clone()
+        initial.train(mode)
         self.weight = with_rows_kept(self.weight, weight, adds_names(self.class_names, class_names))
         super().set_classes(class_names, backbone)
 

@@ -24,7 +24,8 @@ class TextHead(DynamicModule, ABC):
     A subclass says how names become weights (`encode`); this class keeps the result until
     something that it depends on changes: a parameter or buffer of the head or of the text tower
     (an edit in place, loaded weights, another device), the names, or automatic mixed precision.
-    While something of it trains, weights are encoded anew at every call in training mode.
+    While something of it trains, weights are encoded anew at every call in training mode. What a head
+    keeps for training mode and for eval mode are two things where the mode changes its weights.
 
     A change that PyTorch does not count, made through ``parameter.data`` or by switching an adapter
     off, is noticed at the classifier's next ``train()`` or ``eval()`` if the parameter is one that
@@ -34,13 +35,12 @@ class TextHead(DynamicModule, ABC):
     def __init__(self) -> None:
         super().__init__()
         self.class_names: ClassNames | None = None
-        self._kept: Tensor | None = None
-        self._kept_for: Any = None
+        self._kept: dict[tuple[bool, ...], tuple[list[Any], Tensor]] = {}
 
     def set_classes(self, class_names: ClassNames, backbone: VisionLanguageBackbone) -> None:
         """Take the names of all classes; called by the classifier, again if names are added."""
         self.class_names = class_names
-        self._kept = None
+        self._kept = {}
 
     @abstractmethod
     def encode(self, backbone: VisionLanguageBackbone, class_ids: Tensor) -> Tensor:
@@ -52,17 +52,24 @@ class TextHead(DynamicModule, ABC):
         tensors = self._depends_on(backbone)
         trains = any(t.requires_grad for t in tensors)
         if trains and torch.is_grad_enabled():
-            self._kept = None  # a step may follow, and fused optimizers do not count theirs
+            self._kept = {}  # a step may follow, and fused optimizers do not count theirs
             return self.encode(backbone, ids if class_ids is None else class_ids)
         device = backbone.logit_scale.device.type
         precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         state = [precision, *((t.data_ptr(), t._version) for t in tensors)]
-        if self._kept is None or self._kept_for != state or (trains and self.training):
+        modes = tuple(head.training for head in self._heads() if head.depends_on_mode)
+        kept_for, kept = self._kept.get(modes, (None, None))
+        if kept is None or kept_for != state or (trains and self.training):
             # What is kept may meet a gradient later, which tensors of inference mode cannot.
             with torch.inference_mode(False), torch.no_grad():
-                self._kept = torch.cat([self.encode(backbone, part) for part in ids.split(TEXTS_AT_ONCE)])
-            self._kept_for = state
-        return self._kept if class_ids is None else self._kept[class_ids.to(self._kept.device)]
+                kept = torch.cat([self.encode(backbone, part) for part in ids.split(TEXTS_AT_ONCE)])
+            self._kept[modes] = state, kept
+        return kept if class_ids is None else kept[class_ids.to(kept.device)]
+
+    @property
+    def depends_on_mode(self) -> bool:
+        """Whether the weights are others in training mode, those of heads inside this one aside."""
+        return False
 
     def _depends_on(self, backbone: VisionLanguageBackbone) -> list[Tensor]:
         tensors = [*self.parameters(), *self.buffers()]
@@ -102,20 +109,20 @@ class TextHead(DynamicModule, ABC):
     def forget(self) -> None:
         """Drop the kept weights, those of heads inside this one too."""
         for head in self._heads():
-            head._kept = None
+            head._kept = {}
 
     def forget_what_trains(self, backbone: VisionLanguageBackbone) -> None:
         """Drop kept weights that depend on something that trains, and so may have been edited unseen."""
         for head in self._heads():
             if any(tensor.requires_grad for tensor in head._depends_on(backbone)):
-                head._kept = None
+                head._kept = {}
 
     def _heads(self) -> list[TextHead]:
         return [module for module in self.modules() if isinstance(module, TextHead)]
 
     def __getstate__(self) -> dict[str, Any]:
         # Kept weights are cheap to make and keyed by memory addresses: no copy or pickle has them.
-        return {**self.__dict__, "_kept": None, "_kept_for": None}
+        return {**self.__dict__, "_kept": {}}
 
     @abstractmethod
     def config(self) -> dict[str, Any]:

@@ -8,14 +8,24 @@ from avalanche_vlm.plugins.generative_latent_replay import (
     PastGenerativeLatentReplayPlugin,
 )
 from avalanche_vlm.plugins.label_space_cross_entropy import LabelSpaceCrossEntropy
+from avalanche_vlm.plugins.regularizer import RegularizerPlugin
 from avalanche_vlm.plugins.synaptic_intelligence import SynapticIntelligencePlugin
+from avalanche_vlm.plugins.weight_consolidation import (
+    AdaptiveWeightConsolidationPlugin,
+    StaticWeightConsolidationPlugin,
+)
+from avalanche_vlm.plugins.weight_ensemble import WeightEnsemblePlugin
 
 __all__ = [
+    "AdaptiveWeightConsolidationPlugin",
     "FastLoadingPlugin",
     "GDumbPlugin",
     "GaussianDiscriminantPlugin",
     "GenerativeLatentReplayPlugin",
     "LabelSpaceCrossEntropy",
     "PastGenerativeLatentReplayPlugin",
+    "RegularizerPlugin",
+    "StaticWeightConsolidationPlugin",
     "SynapticIntelligencePlugin",
+    "WeightEnsemblePlugin",
 ]

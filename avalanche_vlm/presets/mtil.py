@@ -81,12 +81,9 @@ class MTILSetting:
         return OpenCLIPBackbone(self.model, pretrained=self.pretrained, **arguments)
 
     def head(self) -> ZeroShotHead:
-        """Return the head for evaluation: the ensemble of all templates of each data set."""
-        return ZeroShotHead(self.templates)
-
-    def training_head(self) -> ZeroShotHead:
-        """Return the head for training: the first template of each data set."""
-        return ZeroShotHead({dataset: own[:1] for dataset, own in self.templates.items()})
+        """Return the head that trains with the first template of each data set, and evaluates with all."""
+        first = {dataset: own[:1] for dataset, own in self.templates.items()}
+        return ZeroShotHead(self.templates, training_templates=first)
 
     def class_names(self) -> ClassNames:
         """Return the names of all classes, by class id, with the data set of each."""
@@ -151,7 +148,7 @@ def mtil(order: Literal["I", "II"] = "I", datasets: Sequence[str] | None = None)
     "a photo of a {}, a type of car." before the others.
 
     The official code trains with the first template of each data set and evaluates with the ensemble
-    of all: `MTILSetting.training_head` is the first, `MTILSetting.head` the second.
+    of all, and so does the head of `MTILSetting.head`.
 
     Args:
         order: ``"I"`` (alphabetical) or ``"II"``.

@@ -15,10 +15,11 @@ from rich.progress import Progress
 
 from avalanche_vlm._checks import check_count, check_number, check_type, wrong_type, wrong_value
 from avalanche_vlm._host import experience_classes
+from avalanche_vlm.benchmarks import class_names
 from avalanche_vlm.selection.choice import CandidateScores, Choice
 from avalanche_vlm.selection.hidden_streams import HiddenStreamError, hide_reported_streams
 
-ClassOrder = tuple[frozenset[int], ...]
+ClassOrder = tuple[frozenset[Any], ...]
 
 
 def choose_hyperparameters(
@@ -205,9 +206,15 @@ def _check_class_orders(
 
 
 def _class_order(benchmark: CLScenario[Any]) -> ClassOrder:
-    return tuple(
-        frozenset(experience_classes(experience).tolist()) for experience in benchmark.streams["train"]
-    )
+    stream = benchmark.streams["train"]
+    order = [experience_classes(experience).tolist() for experience in stream]
+    try:
+        names = class_names(stream)
+    except ValueError:  # a benchmark whose classes have no names
+        return tuple(map(frozenset, order))
+    # By name: a stream over several data sets counts class ids as they arrive, whatever arrives.
+    known = list(zip(names.datasets or [""] * len(names), names, strict=True))
+    return tuple(frozenset(known[each] for each in classes) for classes in order)
 
 
 def _score(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, TypedDict
 
 import torch
-from avalanche.evaluation import PluginMetric
 from avalanche.training.plugins import EvaluationPlugin
+from avalanche.training.templates.base_sgd import PeriodicEval
 from avalanche.training.templates.common_templates import SupervisedTemplate
 from torch import Tensor, nn
 from torch.amp import GradScaler
@@ -19,6 +21,7 @@ from avalanche_vlm.models import CLIPClassifier
 from avalanche_vlm.plugins import LabelSpaceCrossEntropy
 from avalanche_vlm.plugins.fast_loader import fast_loader
 from avalanche_vlm.strategies.gradient_step import GradientStep, Precision
+from avalanche_vlm.strategies.triggers import trigger_of
 
 
 class TemplateArguments(TypedDict, total=False):
@@ -33,6 +36,10 @@ class TemplateArguments(TypedDict, total=False):
         max_gradient_norm: largest norm of all gradients together, at each step; None for no limit.
         accumulate_batches: number of batches whose gradients make one step, that of one batch of
             all their samples. The batches that are left at the end of an epoch make one too.
+        train_iterations: number of iterations (batches) of an experience, whatever its size, in place of
+            ``train_epochs``: epochs follow one another, and the last is cut where the number is reached.
+            Plugins see the cut epoch begin and end, and batches that it leaves over make a step.
+            ``strategy.train_epochs`` is then the number of epochs of the experience at hand.
     """
 
     criterion: Callable[[Tensor, Tensor], Tensor] | nn.Module
@@ -47,6 +54,7 @@ class TemplateArguments(TypedDict, total=False):
     precision: Precision
     max_gradient_norm: float | None
     accumulate_batches: int
+    train_iterations: int | None
 
 
 class _ResumePoint(NamedTuple):
@@ -69,16 +77,17 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
     - a model in which nothing trains is refused, instead of training nothing for hours;
     - the evaluation batch is as large as the training batch, not 1;
     - batches of tensors are indexed at once, whichever plugin chose the loader;
-    - mixed precision, clipping and accumulation are arguments, see `TemplateArguments`.
+    - mixed precision, clipping, accumulation and a number of iterations in place of epochs are
+      arguments, see `TemplateArguments`.
 
-    What plugins see of the last point: a term that is added to ``strategy.loss`` in
+    What plugins see of accumulation: a term that is added to ``strategy.loss`` in
     ``before_backward`` needs no special case. ``before_update`` and ``after_update`` are called once
     a step, and there the gradients are those of the step, before they are clipped. All other
     callbacks are called for each batch, and in ``after_backward`` the gradients are those of this
     batch alone, unscaled. So a plugin that sets gradients to zero or calls ``backward`` for
     gradients of its own (A-GEM, GEM) loses nothing, but what it computes outside ``forward`` and
-    ``criterion`` is neither under autocast nor scaled. A step that fp16 leaves out, because a
-    gradient is not finite, counts for callbacks as one that was made.
+    ``criterion`` is under autocast only where it enters ``strategy.autocast()``, and not scaled. A step
+    that fp16 leaves out, because a gradient is not finite, counts for callbacks as one that was made.
 
     Args:
         model: the classifier; its classes have names.
@@ -88,12 +97,13 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
         precision: likewise.
         max_gradient_norm: likewise.
         accumulate_batches: likewise.
+        train_iterations: likewise.
         **template: the host's arguments.
 
     Raises:
         TypeError: ``model`` is not a `CLIPClassifier`.
-        ValueError: an argument is out of its range; at the first training, a model without anything
-            that trains.
+        ValueError: an argument is out of its range, or both ``train_epochs`` and ``train_iterations`` are
+            given; at the first training, a model without anything that trains.
     """
 
     _resume_point: _ResumePoint | None = None
@@ -108,6 +118,7 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
         precision: Precision = "fp32",
         max_gradient_norm: float | None = None,
         accumulate_batches: int = 1,
+        train_iterations: int | None = None,
         **template: Any,
     ) -> None:
         check_type("model", model, CLIPClassifier)
@@ -116,6 +127,12 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
             raise wrong_type("plugins", "a list of plugins", plugins)
         if "train_epochs" in template:
             check_count("train_epochs", template["train_epochs"])
+        if train_iterations is not None:
+            check_count("train_iterations", train_iterations)
+            if "train_epochs" in template:
+                got, advice = f"both, with {template['train_epochs']} epochs", "Leave out one of them."
+                raise wrong_value("train_iterations", "given in place of train_epochs", got, advice)
+        self.train_iterations = train_iterations
         for name in ("train_mb_size", "eval_mb_size"):
             if template.get(name) is not None:
                 check_count(name, template[name])
@@ -181,20 +198,40 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
         point, self._resume_point = self._resume_point, None
         if point is not None:
             point.enter()
-        for _ in range(0 if point is None else point.epochs, self.train_epochs):
+        epochs = 0 if point is None else point.epochs
+        self._plan_epochs(epochs)
+        while epochs < self.train_epochs:
             self._before_training_epoch(**kwargs)
             if self._stop_training:
                 self._stop_training = False
                 break
+            before = self.clock.train_exp_iterations
             self.training_epoch(**kwargs)
+            epochs += 1
+            self._plan_epochs(epochs, idle=self.clock.train_exp_iterations == before)
             self._after_training_epoch(**kwargs)
 
+    def _plan_epochs(self, done: int, *, idle: bool = False) -> None:
+        """Set ``train_epochs`` to what ``train_iterations`` make of it; none follows an idle epoch."""
+        if self.train_iterations is None:
+            return
+        left = 0 if idle else self.train_iterations - self.clock.train_exp_iterations
+        # Not known before all plugins have chosen their loaders, and a loader need not know its length.
+        self.train_epochs = done + math.ceil(max(left, 0) / (_length(self.dataloader) or left or 1))
+        for plugin in self.plugins:
+            if isinstance(plugin, PeriodicEval):  # it asks at the beginning which epoch will be the last
+                plugin.before_training_exp(self)
+
     def training_epoch(self, **kwargs: Any) -> None:
-        """Train on each batch once, with a step after every ``accumulate_batches`` of them."""
+        """Train on each batch once, or until ``train_iterations`` are reached; steps may take several."""
         if self.fast_loading:
             # Not before: until the first batch is asked for, plugins may set another loader.
             self.dataloader = fast_loader(self.dataloader)
         step, last = self._gradient_step, _length(self.dataloader) - 1
+        end = None
+        if self.train_iterations is not None:
+            end = self.train_iterations - self.clock.train_exp_iterations - 1
+            last = end if last < 0 else min(last, end)
         step.forget_batches()
         for index, batch in enumerate(self.dataloader):
             if self._stop_training:
@@ -220,6 +257,8 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
                 self._after_update(**kwargs)
 
             self._after_training_iteration(**kwargs)
+            if index == end:
+                break
 
     def eval_epoch(self, **kwargs: Any) -> None:
         """Evaluate on each batch of the loader."""
@@ -227,16 +266,20 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
             self.dataloader = fast_loader(self.dataloader)
         super().eval_epoch(**kwargs)
 
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the precision of the forward pass, for a plugin that computes a term of the loss."""
+        return self._gradient_step.autocast()
+
     def forward(self) -> Any:
         """Return the model's output for the current batch, as fp32."""
-        with self._gradient_step.autocast():
+        with self.autocast():
             output = super().forward()
         reduced = isinstance(output, Tensor) and output.dtype in (torch.bfloat16, torch.float16)
         return output.float() if reduced else output
 
     def criterion(self) -> Any:
         """Return the loss of the current batch."""
-        with self._gradient_step.autocast():
+        with self.autocast():
             return super().criterion()
 
     def backward(self) -> None:
@@ -252,33 +295,9 @@ def _length(loader: Any) -> int:
     return len(loader) if hasattr(loader, "__len__") else 0
 
 
-def _trigger(event: str) -> Callable[..., None]:
-    """Return the host's trigger of a callback, but for an evaluator in which nothing listens to it.
-
-    The host's evaluator copies the experience at every callback of every batch, metrics or not.
-    """
-
-    def trigger(self: VLMTemplate, **kwargs: Any) -> None:
-        for plugin in self.plugins:
-            if plugin is not self.evaluator or _listens(self.evaluator, event):
-                callback = getattr(plugin, event, None)
-                if callback is not None:
-                    callback(self, **kwargs)
-
-    return trigger
-
-
-def _listens(evaluator: EvaluationPlugin, event: str) -> bool:
-    if type(evaluator) is not EvaluationPlugin or len(evaluator.loggers) > 0:
-        return True
-    silent = getattr(PluginMetric, event, None)
-    callbacks = (getattr(metric, event, None) for metric in evaluator.metrics)
-    return any(getattr(callback, "__func__", None) is not silent for callback in callbacks)
-
-
 for _event in (
     *("before_training_iteration", "before_forward", "after_forward", "before_backward", "after_backward"),
     *("before_update", "after_update", "after_training_iteration"),
     *("before_eval_iteration", "before_eval_forward", "after_eval_forward", "after_eval_iteration"),
 ):
-    setattr(VLMTemplate, f"_{_event}", _trigger(_event))
+    setattr(VLMTemplate, f"_{_event}", trigger_of(_event))

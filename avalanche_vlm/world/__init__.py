@@ -1,6 +1,7 @@
 """A small rendered world: pictures and captions that compose, made offline by this package."""
 
 from avalanche_vlm.world.captions import STYLE_TEMPLATES, caption
+from avalanche_vlm.world.digits import DIGIT_WORDS, render_digits
 from avalanche_vlm.world.objects import (
     COLORS,
     HELD_OUT,
@@ -15,6 +16,7 @@ from avalanche_vlm.world.styles import STYLES, TRAINING_STYLES
 
 __all__ = [
     "COLORS",
+    "DIGIT_WORDS",
     "HELD_OUT",
     "IMAGE_SIZE",
     "SHAPES",
@@ -27,4 +29,5 @@ __all__ = [
     "all_objects",
     "caption",
     "render",
+    "render_digits",
 ]

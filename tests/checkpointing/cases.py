@@ -30,9 +30,10 @@ from avalanche.training.plugins import (
 )
 from avalanche.training.storage_policy import ClassBalancedBuffer, ParametricBuffer
 from torch.optim import SGD, Adam
-from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
 
 from avalanche_vlm.checkpointing import CheckpointPlugin
+from avalanche_vlm.functional import WarmupCosine
 from avalanche_vlm.logging import ResultsLogger
 from avalanche_vlm.metrics import continual_metrics
 from avalanche_vlm.models import CosineHead, LearnedContextHead, LoRA, ZeroShotHead
@@ -77,6 +78,18 @@ def with_schedule(optimizer, arguments):
     return FineTune(model=model, optimizer=made, **arguments)
 
 
+def with_iterations(optimizer, arguments):
+    # Two batches an epoch: the third is cut.
+    del arguments["train_epochs"]
+    model = lora()
+    made = optimizer(model.parameters())
+    schedule = LRSchedulerPlugin(
+        LambdaLR(made, WarmupCosine(warmup=2, total=5)), step_granularity="iteration", reset_lr=False
+    )
+    arguments["plugins"] = [schedule, *arguments["plugins"]]
+    return FineTune(model=model, optimizer=made, train_iterations=5, accumulate_batches=2, **arguments)
+
+
 def ours(make_model):
     return lambda optimizer, arguments: build(FineTune, make_model(), optimizer, arguments)
 
@@ -106,6 +119,7 @@ CASES = {
     "GEM": host(GEM, patterns_per_exp=4),
     "AGEM": host(AGEM, patterns_per_exp=4, sample_size=6),
     "learning-rate schedule": with_schedule,
+    "iterations and warm-up": with_iterations,
     "LoRA, replay and LwF": lambda o, a: build(
         FineTune, lora(), o, {**a, "plugins": [ReplayPlugin(7), LwFPlugin(), *a["plugins"]]}
     ),
@@ -115,9 +129,12 @@ OPTIMIZERS = {
     "Adam": lambda parameters: Adam(parameters, lr=0.01),
     "SGD": lambda parameters: SGD(parameters, lr=0.05, momentum=0.9),
 }
-INSIDE = ("fine-tuning", "LoRA", "prompts", "learning-rate schedule", "LoRA, replay and LwF")
-# Those whose experiences differ in length, and the one that trains nothing.
-UNEVEN = {"cumulative", "GDumb", "zero-shot"}
+INSIDE = (
+    *("fine-tuning", "LoRA", "prompts", "learning-rate schedule", "LoRA, replay and LwF"),
+    "iterations and warm-up",
+)
+# Those whose experiences or epochs differ in length, and the one that trains nothing.
+UNEVEN = {"cumulative", "GDumb", "zero-shot", "iterations and warm-up"}
 
 
 def names():

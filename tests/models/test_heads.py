@@ -9,8 +9,12 @@ from avalanche_vlm.models import (
     CLIPClassifier,
     CosineHead,
     EmbeddingBackbone,
+    GaussianDiscriminantHead,
+    HybridPromptHead,
     LearnedContextHead,
+    LearnedVectors,
     TextFeatureHead,
+    UnnormalisedZeroShotHead,
     ZeroShotHead,
 )
 from avalanche_vlm.testing import TINY_CLASSES, TinyBackbone, tiny_classifier, tiny_images
@@ -95,6 +99,155 @@ def test_equal_prompts_are_fine_in_different_data_sets_only(head):
         named(head, backbone, ClassNames(["cat", "dog", "hen"], ["pets", "farm", "farm"]))
 
 
+ENSEMBLE, FIRST = ["a photo of a {}.", "one {} in the dark", "{}"], "a photo of a {}."
+MODES = pytest.mark.parametrize("kind", [ZeroShotHead, UnnormalisedZeroShotHead])
+
+
+@MODES
+def test_training_has_weights_of_its_own_templates(kind):
+    head, backbone = named(kind(ENSEMBLE, training_templates=FIRST))
+    (ensemble, _), (first, _) = named(kind(ENSEMBLE)), named(kind(FIRST))
+    with torch.no_grad():
+        for _ in range(2):
+            assert torch.equal(head.train()(backbone), first(backbone))
+            assert torch.equal(head.eval()(backbone), ensemble(backbone))
+            assert torch.equal(head.encode(backbone, torch.tensor([3, 1])), ensemble(backbone)[[3, 1]])
+    assert not torch.equal(first(backbone), ensemble(backbone))
+
+
+def test_training_templates_by_data_set_are_those_of_each_class():
+    first = {dataset: own[:1] for dataset, own in BY_DATASET.items()}
+    head, backbone = named(ZeroShotHead(BY_DATASET, training_templates=first), names=OF_TWO)
+    with torch.no_grad():
+        assert torch.equal(head(backbone), named(ZeroShotHead(first), names=OF_TWO)[0](backbone))
+        assert torch.equal(head.eval()(backbone), named(ZeroShotHead(BY_DATASET), names=OF_TWO)[0](backbone))
+    mixed, _ = named(ZeroShotHead(BY_DATASET, training_templates=FIRST), names=OF_TWO)
+    with torch.no_grad():
+        assert torch.equal(mixed(backbone), named(ZeroShotHead(FIRST), names=OF_TWO)[0](backbone))
+
+
+def test_a_learned_head_starts_from_the_templates_of_evaluation():
+    templates = {"templates": ["a {}.", "the {}."], "training_templates": "a {}."}
+    started = tiny_classifier(CosineHead(ZeroShotHead(**templates)))
+    ensemble = tiny_classifier(ZeroShotHead(templates["templates"])).eval()
+    torch.testing.assert_close(started.head(started.backbone), ensemble.head(ensemble.backbone))
+
+
+def test_what_is_kept_for_training_and_for_evaluation_are_two_things():
+    head, backbone = named(ZeroShotHead(ENSEMBLE, training_templates=FIRST), Counting())
+    for _ in range(3):
+        head.train()(backbone)
+        head.eval()(backbone)
+    assert backbone.texts == 6 + 18
+    with torch.no_grad():
+        backbone.text_tower.ln_final.weight.add_(1.0)
+    assert not torch.equal(head.train()(backbone), head.eval()(backbone))
+    assert backbone.texts == 2 * (6 + 18)
+    head.forget()
+    head(backbone)
+    assert backbone.texts == 2 * (6 + 18) + 18
+
+
+@pytest.mark.parametrize("trainable", [None, "image", "text"])
+def test_a_classifier_trains_with_the_one_and_evaluates_with_the_other(trainable):
+    def classifier(head):
+        arguments = {} if trainable is None else {"trainable": trainable}
+        return CLIPClassifier(TinyBackbone(), head, class_names=NAMES, **arguments)
+
+    both = classifier(ZeroShotHead(ENSEMBLE, training_templates=FIRST))
+    first, ensemble = classifier(ZeroShotHead(FIRST)), classifier(ZeroShotHead(ENSEMBLE))
+    images, labels = tiny_images()
+    models = (both, first, ensemble)
+    optimizers = [
+        torch.optim.SGD(model.parameters(), lr=0.5) if trainable else None for model in (both, first)
+    ]
+    for _ in range(2):
+        for model in models:
+            model.train()
+        assert torch.equal(both(images), first(images))
+        if trainable is not None:
+            for model, optimizer in zip((both, first), optimizers, strict=True):
+                optimizer.zero_grad()
+                F.cross_entropy(model(images), labels).backward()
+                optimizer.step()
+            ensemble.backbone.load_state_dict(both.backbone.state_dict())
+        for model in models:
+            model.eval()
+        with torch.no_grad():
+            torch.testing.assert_close(both(images), ensemble(images), atol=0, rtol=0)
+            assert not torch.equal(both(images), first(images))
+    assert both.train().predict(images).class_ids.tolist() == ensemble.predict(images).class_ids.tolist()
+
+
+HOLDERS = {
+    "hybrid": lambda head: HybridPromptHead(context=[LearnedVectors(2)], unseen=head),
+    "discriminant": GaussianDiscriminantHead,
+    "discriminant on hybrid": lambda head: GaussianDiscriminantHead(
+        HybridPromptHead(context=[LearnedVectors(2)], unseen=head)
+    ),
+}
+
+
+@pytest.mark.parametrize("make", HOLDERS.values(), ids=HOLDERS)
+@pytest.mark.parametrize("frozen", [True, False])
+def test_heads_that_hold_one_know_the_mode(make, frozen):
+    holder, backbone = named(make(ZeroShotHead(ENSEMBLE, training_templates=FIRST)))
+    (ensemble, _), (first, _) = named(make(ZeroShotHead(ENSEMBLE))), named(make(ZeroShotHead(FIRST)))
+    for head in (holder, ensemble, first):
+        head.requires_grad_(not frozen)
+    with torch.no_grad():
+        for _ in range(2):
+            assert torch.equal(holder.train()(backbone), first.train()(backbone))
+            assert torch.equal(holder.eval()(backbone), ensemble.eval()(backbone))
+
+
+@MODES
+def test_training_templates_survive_saving(tmp_path, kind):
+    model = CLIPClassifier(TinyBackbone(), kind(ENSEMBLE, training_templates=FIRST), class_names=NAMES)
+    images, _ = tiny_images()
+    model.save_pretrained(str(tmp_path / "model"))
+    loaded = type(model).from_pretrained(str(tmp_path / "model"), backbone=TinyBackbone())
+    assert type(loaded.head) is kind
+    assert loaded.head.config() == {"templates": ENSEMBLE, "training_templates": [FIRST]}
+    assert model.describe()["head"] == loaded.describe()["head"]
+    for copied in (loaded, copy.deepcopy(model)):
+        for mode in (True, False):
+            torch.testing.assert_close(copied.train(mode)(images), model.train(mode)(images), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("templates", "error", "sentence"),
+    [
+        (3, TypeError, "must be a sentence"),
+        ({"pets": 3}, TypeError, "must be a sentence"),
+        ([], ValueError, "must be at least one template"),
+        ({"pets": []}, ValueError, "must be at least one template"),
+        ({}, ValueError, "must be templates of at least one data set"),
+    ],
+)
+@pytest.mark.parametrize("argument", ["templates", "training_templates"])
+def test_wrong_templates_are_named(argument, templates, error, sentence):
+    with pytest.raises(error, match=f"`{argument}` {sentence}"):
+        ZeroShotHead(**{argument: templates})
+
+
+@pytest.mark.parametrize("argument", ["templates", "training_templates"])
+def test_both_kinds_of_templates_must_fit_the_names(argument):
+    head = ZeroShotHead(**{argument: {"pets": FIRST}})
+    with pytest.raises(ValueError, match=f"`{argument}` must be .* none for 'digits'"):
+        named(head, names=OF_TWO)
+    with pytest.raises(ValueError, match=f"`class_names` must be .* because the {argument} do"):
+        named(head)
+    backbone = TinyBackbone()
+    same = TinyBackbone().tokenize(["a"])
+    # The tokenizer cuts what is longer, so that all texts of the first template are alike.
+    backbone._tokenizer = lambda texts: torch.cat(
+        [same if text.startswith("long") else TinyBackbone().tokenize([text]) for text in texts]
+    )
+    with pytest.raises(ValueError, match="same tokens"):
+        named(ZeroShotHead(**{argument: "long {}"}), backbone)
+
+
 def test_weights_are_kept_until_something_they_depend_on_changes():
     head, backbone = named(ZeroShotHead(), Counting())
     first = head(backbone)
@@ -163,7 +316,7 @@ def test_kept_weights_are_in_no_copy_and_no_pickle():
     head, backbone = named(ZeroShotHead())
     head(backbone)
     for other in (copy.deepcopy(head), pickle.loads(pickle.dumps(head))):
-        assert other._kept is None
+        assert not other._kept
         assert torch.equal(other(backbone), head(backbone))
 
 

@@ -72,18 +72,18 @@ def test_templates_are_the_published_ones(dataset):
     setting = mtil()
     assert len(setting.templates[dataset]) == count == len(set(setting.templates[dataset]))
     assert setting.templates[dataset][0] == first
-    assert [t.text for t in setting.training_head().templates_of(dataset)] == [first]
+    assert [t.text for t in setting.head().training_templates[dataset]] == [first]
     assert len(setting.head().templates_of(dataset)) == count
 
 
-def test_the_heads_take_the_names_of_all_eleven():
+def test_the_head_takes_the_names_of_all_eleven():
     setting, backbone = mtil(), TinyBackbone()
     # The tokenizer of the tiny model knows few words: here every text has tokens of its own.
     backbone._tokenizer = lambda texts: TinyBackbone().tokenize(["a"] * len(texts)) + own_numbers(texts)
     head = setting.head()
     head.set_classes(setting.class_names(), backbone)
     assert len(head._tokens) == sum(CLASSES[d] * count for d, (count, _) in TEMPLATES.items())
-    setting.training_head().set_classes(setting.class_names(), backbone)
+    assert len(head._training_tokens) == 1201
 
 
 def own_numbers(texts):
