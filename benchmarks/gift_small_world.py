@@ -102,7 +102,7 @@ STUDY = (
 COMBINATIONS = (LORA, GIFT_LORA, GIFT_REPLAY, ALIGNMENT_ONLY)
 RATES = (1e-4, 3e-4, 1e-3)
 GRIDS = {
-    TUNED: [{"lr": rate} for rate in RATES],
+    TUNED: [{"lr": rate} for rate in (3e-5, *RATES)],
     DISTILLED: [*({"lr": rate, "alpha": 1.0} for rate in RATES), {"lr": 3e-4, "alpha": 3.0}],
     PENALTY: [{"lr": lr, "penalty": weight} for lr in RATES[1:] for weight in (0.1, 1.0)],
     ALIGNED: [{"beta": 0.25}, {"beta": 1.0}],

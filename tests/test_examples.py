@@ -30,6 +30,7 @@ WRITES = {
         ["results.csv", "accuracy_over_experiences.png"],
         {"zero-shot", "naive fine-tuning", "Gaussian discriminant", "CGIL"},
     ),
+    "gift.py": (["results.csv", "matrices.png"], {"zero-shot", "fine-tuning", "GIFT"}),
     "compare_builtin.py": (
         ["results.csv", "results.runs.jsonl", "matrices.png", "accuracy_over_experiences.png"],
         {"zero-shot", *host_baselines(memory_size=1, n_experiences=1)},
