@@ -13,6 +13,7 @@ ROOT = Path(avalanche_vlm.__file__).parent
 ORDER = [
     "_checks",
     "_files",
+    "_processes",
     "functional",
     "_host",
     "text",

@@ -9,9 +9,9 @@ from typing_extensions import Unpack
 from avalanche_vlm.benchmarks.class_incremental import ClassIncrementalArguments, class_incremental
 from avalanche_vlm.benchmarks.labelled_tensors import LabelledTensors
 from avalanche_vlm.benchmarks.stratified_split import stratified_split
+from avalanche_vlm.world import DIGIT_WORDS
 
-_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-DIGIT_NAMES = tuple(f"digit {word}" for word in _WORDS)
+DIGIT_NAMES = tuple(f"digit {word}" for word in DIGIT_WORDS)
 
 
 def digits_benchmark(

@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any, Literal
 
 import torch
 from filelock import FileLock
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from avalanche_vlm._checks import wrong_value
+from avalanche_vlm._processes import make_together, own_share_first, progress_line
 from avalanche_vlm.embedding.cache import CachedFile
 from avalanche_vlm.models import VisionLanguageBackbone
 
@@ -35,7 +23,6 @@ Features = Literal["projected", "raw"]
 Encoder = Callable[[Tensor], Tensor]
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-_POLL_SECONDS = 0.1
 
 
 @contextmanager
@@ -91,24 +78,22 @@ def cached_embeddings(
     tensor = file.read()
     if tensor is not None:
         return tensor
-    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    first = rank * file.shard_count // world_size
-    order = [*range(first, file.shard_count), *range(first)]
-    with _progress(hidden=rank != 0) as progress:
-        task = progress.add_task(title, total=file.count)
-        while tensor is None:
-            missing = set(file.missing())
-            done = file.count - sum(len(file.rows(shard)) for shard in missing)
-            progress.update(task, completed=done)
-            claimed = _Claims(file, [shard for shard in order if shard in missing])
+    order = own_share_first(range(file.shard_count))
+    with progress_line(title, file.count, "images") as line:
+
+        def make(missing: Sequence[int]) -> bool:
+            line.set_done(file.count - sum(len(file.rows(shard)) for shard in missing))
+            wanted = set(missing)
+            claimed = _Claims(file, [shard for shard in order if shard in wanted])
             try:
-                if not missing:
-                    file.join()
-                    tensor = file.read()
-                elif not claimed.run(samples, encoder, num_workers, lambda n: progress.advance(task, n)):
-                    time.sleep(_POLL_SECONDS)  # all that is missing is being made by others
+                return claimed.run(samples, encoder, num_workers, line.advance)
             finally:
                 claimed.release()
+
+        while tensor is None:
+            make_together(file.missing, make)
+            file.join()
+            tensor = file.read()
     return tensor
 
 
@@ -168,21 +153,3 @@ class _Claims:
         """Give back what is held, after an error too."""
         for _, lock in self.held:
             lock.release()
-
-
-class _RateColumn(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        """Return the rate as text."""
-        return Text(f"{task.speed or 0:.0f} images/s")
-
-
-def _progress(*, hidden: bool) -> Progress:
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _RateColumn())
-    return Progress(
-        *columns,
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=hidden or not console.is_terminal,
-    )

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from avalanche_vlm._checks import check_no_state, wrong_type
+from avalanche_vlm._checks import check_no_state, wrong_type, wrong_value
 from avalanche_vlm.functional import cosine_logits
 from avalanche_vlm.models import CLIPClassifier
 
@@ -176,9 +176,13 @@ def encode_pairs(pairs: ImageTextPairs, model: CLIPClassifier, batch: PairBatch)
 
 
 def check_model(model: Any) -> CLIPClassifier:
-    """Raise `TypeError` unless a strategy's model is one that can be asked for images and texts."""
+    """Raise unless a strategy's model is one that can be asked for texts."""
     if not isinstance(model, CLIPClassifier):
         raise wrong_type("model", "a CLIPClassifier, for a regularizer of images and texts", model)
+    if model.backbone.text_tower is None:
+        expected = "one with a text tower, for a regularizer of images and texts"
+        advice = "Build it on an OpenCLIPBackbone; the data may stay embeddings."
+        raise wrong_value("model", expected, f"one on an {type(model.backbone).__name__}", advice)
     return model
 
 

@@ -6,11 +6,11 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from avalanche_vlm._checks import wrong_value
+from avalanche_vlm._files import append_lines
 
 MANIFEST = "manifest.jsonl"
 _PART = re.compile(r"manifest-(\d+)\.jsonl")
@@ -26,26 +26,63 @@ class StoredImage(NamedTuple):
 
 
 class ImageManifest:
-    """All manifests of a folder, as they were when it was read: the one without a number, then the parts.
+    """All manifests of a folder: the one without a number, then the parts.
 
     A part is written by this package, and may end in a torn line, which is as good as not there. What was
-    listed first counts.
+    listed first counts. Nothing is read before `refresh`.
 
     Args:
         folder: of the images.
+
+    Attributes:
+        settings: of the source that made the images, if a manifest says.
+        by_key: the images by prompt and seed.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.stamp = _stamp(folder)
+        self._forget()
+
+    def _forget(self) -> None:
         self.settings: dict[str, Any] | None = None
-        self.images: list[StoredImage] = []
-        for path, *_ in self.stamp:
-            for number, record in _records(path):
-                if "source" in record:
-                    self._add_settings(path, record["source"])
-                else:
-                    self.images.append(_image(path, number, record))
+        self.by_key: dict[tuple[str, int | None], StoredImage] = {}
+        self._stamp: dict[Path, tuple[int, int]] = {}
+        self._read: dict[Path, bytes] = {}  # what of each file was understood
+        self._images: dict[Path, list[StoredImage]] = {}
+        self._by_prompt: dict[str, list[StoredImage]] = {}
+
+    def refresh(self) -> None:
+        """Read what was appended to the parts since the last time; all, where anything else has changed.
+
+        Raises:
+            ValueError: something stands in a manifest that does not belong there. This object is then of
+                no use any more.
+        """
+        stamp = _stamp(self.folder)
+        if stamp == self._stamp:
+            return
+        changed = {path: path.read_bytes() for path in stamp if stamp[path] != self._stamp.get(path)}
+        appended = all(data.startswith(self._read.get(path, b"")) for path, data in changed.items())
+        # Images of users come before all others.
+        if self.folder / MANIFEST in changed or not appended or not self._stamp.keys() <= stamp.keys():
+            changed |= {path: path.read_bytes() for path in stamp if path not in changed}
+            self._forget()
+        for path in stamp:
+            if path in changed:
+                self._add(path, changed[path])
+        self._by_prompt = {}
+        self._stamp = stamp
+
+    def _add(self, path: Path, data: bytes) -> None:
+        known = self._read.get(path, b"")
+        images = self._images.setdefault(path, [])
+        for number, record in _records(path, data[len(known) :], known.count(b"\n")):
+            if "source" in record:
+                self._add_settings(path, record["source"])
+            else:
+                images.append(_image(path, number, record))
+                self.by_key.setdefault((images[-1].prompt, images[-1].seed), images[-1])
+        self._read[path] = data[: _whole_lines(data)]
 
     def _add_settings(self, path: Path, settings: dict[str, Any]) -> None:
         if self.settings is None:
@@ -59,22 +96,23 @@ class ImageManifest:
                 "Keep each source in a folder of its own.",
             )
 
-    def is_current(self) -> bool:
-        """Return whether the files are still those that were read."""
-        return self.stamp == _stamp(self.folder)
+    @property
+    def is_there(self) -> bool:
+        """Whether there was a manifest."""
+        return bool(self._stamp)
 
-    @cached_property
-    def by_key(self) -> dict[tuple[str, int | None], StoredImage]:
-        """The images by prompt and seed."""
-        return {(each.prompt, each.seed): each for each in reversed(self.images)}
+    @property
+    def images(self) -> list[StoredImage]:
+        """All images, in the order of the manifest."""
+        return [image for path in self._stamp for image in self._images[path]]
 
-    @cached_property
+    @property
     def by_prompt(self) -> dict[str, list[StoredImage]]:
         """The images of each prompt, in the order of the manifest."""
-        found: dict[str, list[StoredImage]] = {}
-        for each in self.images:
-            found.setdefault(each.prompt, []).append(each)
-        return found
+        if not self._by_prompt:
+            for each in self.images:
+                self._by_prompt.setdefault(each.prompt, []).append(each)
+        return self._by_prompt
 
 
 def append_images(
@@ -84,23 +122,24 @@ def append_images(
 
     Args:
         folder: of the images.
-        part: number of the part; only one process at a time may write it.
+        part: number of the part.
         settings: of the source, for the first line.
         images: what to list; their files must be there.
     """
-    with open(folder / f"manifest-{part}.jsonl", "ab+") as file:
-        file.seek(0)
-        data = file.read()
-        tail = data[data.rfind(b"\n") + 1 :]
-        if _parsed(tail) is not None:
-            lines = ["\n"]  # only the end of the line is missing, and readers have believed it
-        else:
-            file.truncate(len(data) - len(tail))
-            lines = [] if len(data) > len(tail) else [_line({"source": dict(settings)})]
-        lines += [_line(each._asdict()) for each in images]
-        file.write("".join(lines).encode())
-        file.flush()
-        os.fsync(file.fileno())
+    lines = "".join(_line(each._asdict()) for each in images).encode()
+
+    def addition(kept: bytes) -> bytes:
+        if not kept:
+            return _line({"source": dict(settings)}).encode() + lines
+        return lines if kept.endswith(b"\n") else b"\n" + lines
+
+    append_lines(folder / f"manifest-{part}.jsonl", _whole_lines, addition)
+
+
+def _whole_lines(data: bytes) -> int:
+    """Return how many bytes are lines that tell all; only the end of the last one may be missing."""
+    end = data.rfind(b"\n") + 1
+    return end if _parsed(data[end:]) is None else len(data)
 
 
 def first_difference(one: Any, other: Any) -> str:
@@ -118,24 +157,24 @@ def _line(record: Mapping[str, Any]) -> str:
     return json.dumps(record) + "\n"
 
 
-def _stamp(folder: Path) -> tuple[tuple[Path, int, int], ...]:
+def _stamp(folder: Path) -> dict[Path, tuple[int, int]]:
     """Return the manifests with their sizes and times, in the order in which they count."""
     found: list[tuple[int, Path]] = []
     for name in os.listdir(folder) if folder.is_dir() else ():
         match = _PART.fullmatch(name)
         if match or name == MANIFEST:
             found.append((int(match[1]) if match else -1, folder / name))
-    stats = [(path, path.stat()) for _, path in sorted(found)]
-    return tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats)
+    stats = {path: path.stat() for _, path in sorted(found)}
+    return {path: (stat.st_size, stat.st_mtime_ns) for path, stat in stats.items()}
 
 
-def _records(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
-    lines = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines, start=1):
+def _records(path: Path, data: bytes, lines_before: int) -> Iterable[tuple[int, dict[str, Any]]]:
+    lines = data.split(b"\n")
+    for number, line in enumerate(lines, start=lines_before + 1):
         record = _parsed(line)
         if record is not None:
             yield number, record
-        elif line.strip() and not (number == len(lines) and path.name != MANIFEST):
+        elif line.strip() and not (number == lines_before + len(lines) and path.name != MANIFEST):
             got = f"{line[:60].decode(errors='replace')!r} in line {number} of {path.name!r}"
             raise wrong_value(
                 "folder", f"{str(path.parent)!r} with a manifest of JSON objects, one a line", got

@@ -5,24 +5,19 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
-import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from PIL import Image
 
 from avalanche_vlm._files import replacing
+from avalanche_vlm._processes import free_lock, make_together, own_share_first, process_rank, progress_line
 from avalanche_vlm.sources._image_manifest import StoredImage, append_images
-from avalanche_vlm.sources.fitting import fit_progress
 from avalanche_vlm.sources.image_source import ImageSource
 
 Pair = tuple[str, int]  # a prompt and a seed
 Missing = Callable[[Sequence[Pair]], list[Pair]]
-
-_POLL_SECONDS = 0.1
 
 
 def make_images(
@@ -41,39 +36,37 @@ def make_images(
         missing: some of these -> those that the folder does not have now.
         batch_size: most images that the source is asked for at once.
     """
-    left = len(missing(wanted))
-    if not left:
+    total = len(missing(wanted))
+    if not total:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     batches = [wanted[start : start + batch_size] for start in range(0, len(wanted), batch_size)]
-    first = rank * len(batches) // world_size
-    with _progress(left, hidden=rank != 0) as show:
-        while left:
-            made = 0
-            for batch in (*batches[first:], *batches[:first]):
-                made += _make_batch(folder, source, rank, batch, missing)
-                show(left - made)
-            left = len(missing(wanted))
-            show(left)
-            if left and not made:
-                time.sleep(_POLL_SECONDS)  # all that is missing is being made by others
+    batches = own_share_first(batches)
+    with progress_line("Making images", total, "images") as line:
+
+        def make(left: Sequence[Pair]) -> bool:
+            line.set_done(total - len(left))
+            asked, made = set(left), 0
+            for batch in batches:
+                if not asked.isdisjoint(batch):
+                    count = _make_batch(folder, source, batch, missing)
+                    line.advance(count)
+                    made += count
+            return made > 0
+
+        make_together(lambda: missing(wanted), make)
 
 
-def _make_batch(folder: Path, source: ImageSource, rank: int, batch: Sequence[Pair], missing: Missing) -> int:
+def _make_batch(folder: Path, source: ImageSource, batch: Sequence[Pair], missing: Missing) -> int:
     """Make what is missing of a batch, unless another process does; return how many that were."""
-    if not missing(batch):
-        return 0
     name = hashlib.sha256(json.dumps(batch).encode()).hexdigest()[:16]
-    lock = FileLock(folder / f".batch-{name}.lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
+    lock = free_lock(folder / f".batch-{name}.lock")
+    if lock is None:
         return 0
     try:
         todo = missing(batch)  # another process may have made it just now
         if todo:
-            _write(folder, source, rank, todo)
+            _write(folder, source, todo)
         return len(todo)
     finally:
         lock.release()
@@ -82,37 +75,18 @@ def _make_batch(folder: Path, source: ImageSource, rank: int, batch: Sequence[Pa
             Path(lock.lock_file).unlink(missing_ok=True)
 
 
-def _write(folder: Path, source: ImageSource, rank: int, batch: Sequence[Pair]) -> None:
+def _write(folder: Path, source: ImageSource, batch: Sequence[Pair]) -> None:
     images, captions = source.sample([prompt for prompt, _ in batch], [seed for _, seed in batch])
     stored: list[StoredImage] = []
     for (prompt, seed), image, caption in zip(batch, images, captions, strict=True):
         stored.append(StoredImage(_file_name(prompt, seed), prompt, seed, caption))
         with replacing(folder / stored[-1].file) as temporary:
             Image.fromarray(image.permute(1, 2, 0).numpy()).save(temporary, format="PNG")
-    # After the files, so that what is listed is there; in turns with runs that have the same rank.
-    with FileLock(folder / f".manifest-{rank}.lock"):
-        append_images(folder, rank, source.describe(), stored)
+    # After the files, so that what is listed is there.
+    append_images(folder, process_rank(), source.describe(), stored)
 
 
 def _file_name(prompt: str, seed: int) -> str:
     """Return a name that people can read, and that no other prompt or seed has."""
     words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40]
     return f"{words}-{seed}-{hashlib.sha256(prompt.encode()).hexdigest()[:12]}.png"
-
-
-@contextlib.contextmanager
-def _progress(total: int, *, hidden: bool) -> Generator[Callable[[int], None], None, None]:
-    """Give a function that is told how many images are left."""
-    if hidden:
-        yield lambda left: None
-        return
-    shown = 0
-    with fit_progress("Making images", total) as advance:
-
-        def show(left: int) -> None:
-            nonlocal shown
-            while shown < total - left:
-                advance()
-                shown += 1
-
-        yield show

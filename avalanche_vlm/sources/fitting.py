@@ -6,9 +6,9 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
+
+from avalanche_vlm._processes import progress_line
 
 _SMALLEST = 1e-6
 
@@ -67,10 +67,8 @@ def grouped_rows(
 @contextmanager
 def fit_progress(title: str, total: int) -> Generator[Callable[[], object], None, None]:
     """Give a function that counts one step of ``total``; shown at a terminal only."""
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(title, total=total)
-        yield lambda: progress.advance(task)
+    with progress_line(title, total, "steps") as line:
+        yield line.advance
 
 
 def shared_normalisation(features: Tensor) -> tuple[Tensor, Tensor]:

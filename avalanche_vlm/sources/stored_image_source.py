@@ -104,6 +104,10 @@ class StoredImageSource(ImageSource):
         self._fill(pairs)
         self._find(pairs)
 
+    def prepare(self, prompts: Sequence[str], seeds: Sequence[int]) -> None:
+        """Make the images that are missing, all in one go; `generate`."""
+        self.generate(prompts, seeds)
+
     def _sample(self, prompts: list[str], seeds: list[int]) -> GeneratedImages:
         pairs = list(zip(prompts, seeds, strict=True))
         self._fill(pairs)
@@ -121,10 +125,10 @@ class StoredImageSource(ImageSource):
         return GeneratedImages(torch.stack(images), [each.caption for each in found])
 
     def _manifest(self) -> ImageManifest:
-        if self._known is not None and self._known.is_current():
-            return self._known
-        manifest = ImageManifest(self.folder)
-        if self.source is None and not manifest.stamp:
+        # Gone while it is read: after an error it is read anew.
+        manifest, self._known = self._known or ImageManifest(self.folder), None
+        manifest.refresh()
+        if self.source is None and not manifest.is_there:
             raise wrong_value(
                 "folder",
                 "a folder with images and a manifest of them",

@@ -22,6 +22,7 @@ from avalanche_vlm.testing.tiny import (
     tiny_classifier,
     tiny_images,
 )
+from avalanche_vlm.testing.tiny_diffusion import save_tiny_pipeline
 
 __all__ = [
     "TINY_CLASSES",
@@ -40,6 +41,7 @@ __all__ = [
     "check_resumable",
     "check_seeded",
     "check_zero_weight",
+    "save_tiny_pipeline",
     "tiny_benchmark",
     "tiny_classifier",
     "tiny_images",

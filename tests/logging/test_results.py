@@ -14,12 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.table import Table
 
+from avalanche_vlm import _files
 from avalanche_vlm.functional import accuracy_matrix_summary
 from avalanche_vlm.logging import (
     MTIL_COLUMNS,
     ResultRow,
     TableColumn,
-    _append,
     matrix_rows,
     read_results,
     result_matrix,
@@ -181,7 +181,7 @@ def test_a_failure_leaves_the_old_file(tmp_path, monkeypatch):
         def write(self, data):
             return super().write(data[:7])
 
-    monkeypatch.setattr(_append, "FileIO", FullDisk)
+    monkeypatch.setattr(_files, "FileIO", FullDisk)
     with pytest.raises(OSError, match="could not be written in full"):
         write_results(path, matrix_rows(joint(), method="b", space="all"))
     assert path.read_text() == before

@@ -283,5 +283,5 @@ def test_a_backbone_without_towers_is_refused_in_a_sentence():
         EmbeddingBackbone(16), TextFeatureHead(torch.eye(6, 16)), class_names=TINY_CLASSES
     )
     for pairs in (synthetic(), CurrentPairs(), reference()):
-        with pytest.raises(RuntimeError, match="EmbeddingBackbone has no towers"):
+        with pytest.raises(ValueError, match="`model` must be one with a text tower.*EmbeddingBackbone"):
             CrossModalDistillation(pairs).pre_adapt(Agent(model), object())

@@ -4,8 +4,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,7 +12,15 @@ import pytest
 import torch
 from PIL import Image
 
-from avalanche_vlm.sources import GeneratedImages, ImageSource, RenderedImageSource, StoredImageSource
+from avalanche_vlm._processes import progress_line
+from avalanche_vlm.sources import (
+    GeneratedImages,
+    ImageSource,
+    RenderedImageSource,
+    StoredImageSource,
+    _image_manifest,
+    _making_images,
+)
 
 FORK = multiprocessing.get_context("fork")  # a fresh process would spend its seconds on imports
 
@@ -308,58 +314,101 @@ def test_faults_are_named(named):
         StoredImageSource(**{"folder": "images", named: 0})
 
 
-# What a user would write; the source takes its time, so that both have something to do.
-SCRIPT = """
-import json, os, sys, time
-import torch
-torch.set_num_threads(1)
-from avalanche_vlm.sources import ImageSource, RenderedImageSource, StoredImageSource
+def test_what_is_prepared_is_made_in_one_pass_and_then_only_read(tmp_path, monkeypatch):
+    titles = []
 
-class Slow(ImageSource):
-    made = []
-    def _sample(self, prompts, seeds):
-        time.sleep(0.02 * len(prompts))
-        self.made += seeds
-        return RenderedImageSource().sample(prompts, seeds)
-    def describe(self):
-        return RenderedImageSource().describe()
+    def line(title, total, unit):
+        titles.append((title, total, unit))
+        return progress_line(title, total, unit)
 
-source = Slow()
-stored = StoredImageSource(sys.argv[1], source, batch_size=4)
-ready = [f"{sys.argv[1]}-{rank}" for rank in "01"]
-open(ready[int(os.environ["RANK"])], "w").close()
-while not all(map(os.path.exists, ready)):
-    time.sleep(0.01)
-images, captions = stored.sample(["digit one", "a red plain ring"] * 50, list(range(100)))
-told = {"rank": os.environ["RANK"], "made": source.made, "sum": int(images.long().sum())}
-print(json.dumps(told), flush=True)
-"""
+    monkeypatch.setattr(_making_images, "progress_line", line)
+    source = Noise()
+    stored = StoredImageSource(tmp_path, source, batch_size=4)
+    stored.prepare(PROMPTS, SEEDS)
+    assert source.batches == [4, 1]
+    for part in (slice(0, 2), slice(2, 4), slice(4, 5)):
+        check_equal(stored.sample(PROMPTS[part], SEEDS[part]), expected(PROMPTS[part], SEEDS[part]))
+    stored.prepare(PROMPTS, SEEDS)
+    assert source.batches == [4, 1]
+    assert titles == [("Making images", 5, "images")]
+    with pytest.raises(ValueError, match="'a bird' with seed 5.*`source`"):
+        StoredImageSource(tmp_path).prepare(["a bird"], [5])
 
 
-def test_processes_share_the_work(tmp_path):
-    script, folder = tmp_path / "script.py", tmp_path / "images"
-    script.write_text(SCRIPT)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*launch, str(script), str(folder)],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env={**os.environ, "PYTHONHASHSEED": "7"},
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Making images" not in done.stderr  # progress is for terminals
-    found = {told["rank"]: told for line in done.stdout.splitlines() for told in [json.loads(line)]}
-    assert sorted(found) == ["0", "1"]
-    assert found["0"]["sum"] == found["1"]["sum"]
+def test_each_line_of_the_manifest_is_read_once(tmp_path, monkeypatch):
+    StoredImageSource(tmp_path, Noise(), batch_size=50).generate(["a cat"] * 50, range(50))
+    parsed, whole = [], _image_manifest._image
+
+    def image(path, number, record):
+        parsed.append((path.name, number, record["seed"]))
+        return whole(path, number, record)
+
+    monkeypatch.setattr(_image_manifest, "_image", image)
+    stored = StoredImageSource(tmp_path, Noise(), batch_size=2)
+    stored.generate(["a cat"] * 60, range(60))
+    assert parsed == [("manifest-0.jsonl", seed + 2, seed) for seed in range(60)]
+    # A part of another process, of which a line is being written.
+    lines = (tmp_path / "manifest-0.jsonl").read_text().splitlines(keepends=True)
+    part = tmp_path / "manifest-1.jsonl"
+    part.write_text(lines[0] + lines[1].replace('"seed": 0', '"seed": 77') + lines[2][:9])
+    assert stored.sample(["a cat"], [77]).captions == ["seen: a cat"]
+    part.write_text(part.read_text() + lines[2][9:].replace('"seed": 1', '"seed": 78'))
+    assert stored.sample(["a cat"], [78]).captions == ["seen: a cat"]
+    assert parsed[60:] == [("manifest-1.jsonl", 2, 77), ("manifest-1.jsonl", 3, 78)]
+
+
+def test_a_manifest_that_was_changed_is_read_anew(tmp_path):
+    stored = StoredImageSource(tmp_path, Noise())
+    stored.generate(["a cat", "a dog"], [0, 1])
+    part = tmp_path / "manifest-0.jsonl"
+    part.write_text(part.read_text().replace("seen: a dog", "A DOG"))
+    assert stored.sample(["a dog"], [1]).captions == ["A DOG"]
+    (tmp_path / "manifest.jsonl").write_text(user := '{"file": "no.png", "prompt": "a dog", "seed": 1}')
+    assert stored._find([("a dog", 1)])[0].file == "no.png"  # what users have listed comes first
+    (tmp_path / "manifest.jsonl").write_text(user + "\n?")
+    for _ in range(2):  # refused for as long as it is so
+        with pytest.raises(ValueError, match="in line 2 of 'manifest.jsonl'"):
+            stored.sample(["a cat"], [0])
+    (tmp_path / "manifest.jsonl").unlink()
+    assert stored.sample(["a dog"], [1]).captions == ["A DOG"]
+    part.unlink()
+    source = Noise()
+    stored.source = source
+    stored.sample(["a dog"], [1])
+    assert source.asked == [("a dog", 1)]
+
+
+def share(folder, rank, go, results):
+    """What a process of torchrun does, whose number stands in its environment."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2"}
+    source = Noise(pause=0.02)  # so that both have something to do
+    go.wait()
+    images, _ = StoredImageSource(folder, source, batch_size=4).sample(["a cat", "a dog"] * 50, range(100))
+    results.put((rank, [seed for _, seed in source.asked], int(images.long().sum())))
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_processes_share_the_work(tmp_path, capfd):
+    results, go = FORK.Queue(), FORK.Barrier(2)
+    processes = [FORK.Process(target=share, args=(tmp_path, rank, go, results)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    found = {rank: told for rank, *told in (results.get(timeout=60) for _ in processes)}
+    for process in processes:
+        process.join(timeout=60)
+        assert process.exitcode == 0
+    assert "Making images" not in capfd.readouterr().err  # progress is for terminals
     # Each image once, each process from its own end of the list on.
-    assert sorted(found["0"]["made"] + found["1"]["made"]) == list(range(100))
-    assert found["0"]["made"][:1] == [0]
-    assert found["1"]["made"][:1] == [48]  # the thirteenth of 25 batches
-    for rank, told in found.items():
-        records = lines_of(folder / f"manifest-{rank}.jsonl")[1:]
-        assert [record["seed"] for record in records] == told["made"]
-    prompts = ["digit one", "a red plain ring"] * 50
-    wanted = RenderedImageSource().sample(prompts, range(100))
-    check_equal(StoredImageSource(folder).sample(prompts, range(100)), wanted)
-    check_equal(StoredImageSource(folder, RenderedImageSource()).sample(prompts, range(100)), wanted)
+    assert sorted(found[0][0] + found[1][0]) == list(range(100))
+    assert found[0][0][:1] == [0]
+    assert found[1][0][:1] == [48]  # the thirteenth of 25 batches
+    for rank, (made, _) in found.items():
+        records = lines_of(tmp_path / f"manifest-{rank}.jsonl")[1:]
+        assert [record["seed"] for record in records] == made
+    prompts = ["a cat", "a dog"] * 50
+    wanted = Noise().sample(prompts, range(100))
+    assert found[0][1] == found[1][1] == int(wanted.images.long().sum())
+    check_equal(StoredImageSource(tmp_path).sample(prompts, range(100)), wanted)
+    source = Noise()
+    check_equal(StoredImageSource(tmp_path, source).sample(prompts, range(100)), wanted)
+    assert not source.asked
