@@ -82,6 +82,6 @@ def test_gift_equals_the_plain_loop(monkeypatch):
     assert penalty > 0
     for name, parameter in model.named_parameters():
         expected = dict(plain.named_parameters())[name]
-        torch.testing.assert_close(parameter, expected, atol=2e-6, rtol=1e-4, msg=lambda m, n=name: n + m)
+        torch.testing.assert_close(parameter, expected, atol=2e-5, rtol=1e-3, msg=lambda m, n=name: n + m)
     moved = max(float((a - b).abs().max()) for a, b in zip(plain.parameters(), start, strict=True))
     assert moved > 1e-3
