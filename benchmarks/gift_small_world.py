@@ -104,7 +104,10 @@ RATES = (1e-4, 3e-4, 1e-3)
 GRIDS = {
     TUNED: [{"lr": rate} for rate in (3e-5, *RATES)],
     DISTILLED: [*({"lr": rate, "alpha": 1.0} for rate in RATES), {"lr": 3e-4, "alpha": 3.0}],
-    PENALTY: [{"lr": lr, "penalty": weight} for lr in RATES[1:] for weight in (0.1, 1.0)],
+    PENALTY: [
+        *({"lr": rate, "penalty": weight} for rate in RATES[:2] for weight in (1.0, 10.0)),
+        *({"lr": rate, "penalty": 0.1} for rate in RATES[1:]),
+    ],
     ALIGNED: [{"beta": 0.25}, {"beta": 1.0}],
     FULL: [{"consolidation": strength} for strength in (0.3, 1.0, 3.0)],
     FEATURES: [{"alpha": strength} for strength in (3.0, 30.0, 300.0)],

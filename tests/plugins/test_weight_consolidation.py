@@ -429,13 +429,13 @@ def test_a_step_that_is_not_finite_is_left_out_and_forgotten(kind):
         def after_update(self, strategy, *args, **kwargs):
             weights.append(snapshot(strategy.model))
 
-    trained = strategy([plugin, Note()], precision="fp16", train_epochs=3)
+    trained = strategy([plugin, Note()], precision="fp16", train_epochs=3, make_optimizer=slow)
     trained.gradient_scaler.load_state_dict(trained.gradient_scaler.state_dict() | {"scale": 16.0})
     trained.train(FIRST)
     assert not differing(weights[1], weights[2])
     assert differing(weights[2], weights[3])
     assert differing(weights[0], weights[1])
-    assert all(bool(tensor.isfinite().all()) for tensor in weights[-1].values())
+    assert all(bool(p.isfinite().all()) for p in trained.model.parameters())
     assert all(bool(f.isfinite().all()) for f in noted[3].values() if f is not None)
     assert trained.gradient_scaler.get_scale() == 8.0
 
