@@ -35,7 +35,14 @@ ATOMS = frozenset((type(None), bool, int, float, str, bytes))
 _STRATEGY_TRANSIENTS = frozenset(
     (
         *("experience", "adapted_dataset", "dataloader", "mbatch", "mb_output", "loss", "device", "plugins"),
-        *("current_eval_stream", "_eval_streams", "is_training", "_distributed_check", "_resume_point"),
+        *(
+            "current_eval_stream",
+            "_eval_streams",
+            "is_training",
+            "_distributed_check",
+            "_resume_point",
+            "_resting_text",
+        ),
         *("model", "optimizer"),
         # Of the host's DER and ER_ACE.
         *("replay_loader", "batch_logits", "mb_buffer_x", "mb_buffer_y", "mb_buffer_tid", "mb_buffer_out"),
@@ -50,7 +57,7 @@ _LOGGER_STATE = frozenset(
 )
 MODULE_OWN = frozenset(vars(nn.Module())) - {"training"}
 # What our modules derive from what they have, and keep until it changes.
-_DERIVED = frozenset(("_kept", "_solved", "_tokenizer", "_start_length"))
+_DERIVED = frozenset(("_kept", "_resting", "_solved", "_tokenizer", "_start_length"))
 _NOT_STORED: dict[type, frozenset[str]] = {
     # Endless loaders: one is made again from its buffers, the other by the next experience.
     MIRPlugin: frozenset(("replay_loader",)),

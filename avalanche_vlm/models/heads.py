@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
+from collections.abc import Generator
 from typing import Any
 
 import torch
@@ -36,6 +38,7 @@ class TextHead(DynamicModule, ABC):
         super().__init__()
         self.class_names: ClassNames | None = None
         self._kept: dict[tuple[bool, ...], tuple[list[Any], Tensor]] = {}
+        self._resting: tuple[Tensor, Tensor] | None = None
 
     def set_classes(self, class_names: ClassNames, backbone: VisionLanguageBackbone) -> None:
         """Take the names of all classes; called by the classifier, again if names are added."""
@@ -53,6 +56,9 @@ class TextHead(DynamicModule, ABC):
         trains = any(t.requires_grad for t in tensors)
         if trains and torch.is_grad_enabled():
             self._kept = {}  # a step may follow, and fused optimizers do not count theirs
+            if class_ids is None and self._resting is not None:
+                live, others = self._resting
+                return others.index_copy(0, live, self.encode(backbone, live).to(others.dtype))
             return self.encode(backbone, ids if class_ids is None else class_ids)
         device = backbone.logit_scale.device.type
         precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
@@ -65,6 +71,20 @@ class TextHead(DynamicModule, ABC):
                 kept = torch.cat([self.encode(backbone, part) for part in ids.split(TEXTS_AT_ONCE)])
             self._kept[modes] = state, kept
         return kept if class_ids is None else kept[class_ids.to(kept.device)]
+
+    @contextlib.contextmanager
+    def encoding_only(self, class_ids: Tensor, others: Tensor) -> Generator[None]:
+        """Let only some classes be encoded with a gradient for a while; the others have weights of before.
+
+        Args:
+            class_ids: int64 (K,), those to encode.
+            others: weights (C, D) of all classes, without a gradient.
+        """
+        self._resting = class_ids, others
+        try:
+            yield
+        finally:
+            self._resting = None
 
     @property
     def depends_on_mode(self) -> bool:
@@ -122,7 +142,7 @@ class TextHead(DynamicModule, ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         # Kept weights are cheap to make and keyed by memory addresses: no copy or pickle has them.
-        return {**self.__dict__, "_kept": {}}
+        return {**self.__dict__, "_kept": {}, "_resting": None}
 
     @abstractmethod
     def config(self) -> dict[str, Any]:

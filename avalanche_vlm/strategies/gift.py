@@ -104,9 +104,9 @@ class GIFT(VLMTemplate):
             [distillation_weight, alignment_weight],
         )
         consolidation = AdaptiveWeightConsolidationPlugin(terms, consolidation_weight=consolidation_weight)
-        template.setdefault(
-            "criterion", LabelSpaceCrossEntropy("experience", label_smoothing=label_smoothing)
-        )
+        if "criterion" not in template:
+            template["criterion"] = LabelSpaceCrossEntropy("experience", label_smoothing=label_smoothing)
+            template.setdefault("text_space", "experience")
         template.setdefault("train_mb_size", 64)
         super().__init__(model=model, optimizer=optimizer, plugins=[*plugins, consolidation], **template)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -15,12 +16,14 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from avalanche_vlm._checks import check_count, check_type, wrong_type, wrong_value
+from avalanche_vlm._checks import check_choice, check_count, check_type, wrong_type, wrong_value
 from avalanche_vlm._host import experience_classes
+from avalanche_vlm.functional import LABEL_SPACES, LabelSpace
 from avalanche_vlm.models import CLIPClassifier
 from avalanche_vlm.plugins import LabelSpaceCrossEntropy
 from avalanche_vlm.plugins.fast_loader import fast_loader
 from avalanche_vlm.strategies.gradient_step import GradientStep, Precision
+from avalanche_vlm.strategies.resting_text import RestingText
 from avalanche_vlm.strategies.triggers import trigger_of
 
 
@@ -40,6 +43,11 @@ class TemplateArguments(TypedDict, total=False):
             ``train_epochs``: epochs follow one another, and the last is cut where the number is reached.
             Plugins see the cut epoch begin and end, and batches that it leaves over make a step.
             ``strategy.train_epochs`` is then the number of epochs of the experience at hand.
+        text_space: the classes whose text is encoded anew at each step of training, together with the
+            labels of the batch, where text passes something that trains: a label space, that of the
+            criterion as a rule. The others keep the weights with which the experience began, and give
+            no gradient. A loss over the same space stays as it is, at a part of the time and the
+            memory; what reads other logits in training, such as LwF, sees weights that rest.
     """
 
     criterion: Callable[[Tensor, Tensor], Tensor] | nn.Module
@@ -55,6 +63,7 @@ class TemplateArguments(TypedDict, total=False):
     max_gradient_norm: float | None
     accumulate_batches: int
     train_iterations: int | None
+    text_space: LabelSpace
 
 
 class _ResumePoint(NamedTuple):
@@ -98,6 +107,7 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
         max_gradient_norm: likewise.
         accumulate_batches: likewise.
         train_iterations: likewise.
+        text_space: likewise.
         **template: the host's arguments.
 
     Raises:
@@ -119,6 +129,7 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
         max_gradient_norm: float | None = None,
         accumulate_batches: int = 1,
         train_iterations: int | None = None,
+        text_space: LabelSpace = "all",
         **template: Any,
     ) -> None:
         check_type("model", model, CLIPClassifier)
@@ -133,6 +144,9 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
                 got, advice = f"both, with {template['train_epochs']} epochs", "Leave out one of them."
                 raise wrong_value("train_iterations", "given in place of train_epochs", got, advice)
         self.train_iterations = train_iterations
+        check_choice("text_space", text_space, LABEL_SPACES)
+        self.text_space: LabelSpace = text_space
+        self._resting_text: RestingText | None = None
         for name in ("train_mb_size", "eval_mb_size"):
             if template.get(name) is not None:
                 check_count(name, template[name])
@@ -192,6 +206,7 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
         if self._resume_point is not None:
             self._resume_point.begin()
         super()._before_training_exp(**kwargs)
+        self._resting_text = None if self.text_space == "all" else RestingText(self)
 
     def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
         """Train the epochs of an experience: all, or those that are left in a resumed one."""
@@ -210,6 +225,7 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
             epochs += 1
             self._plan_epochs(epochs, idle=self.clock.train_exp_iterations == before)
             self._after_training_epoch(**kwargs)
+        self._resting_text = None
 
     def _plan_epochs(self, done: int, *, idle: bool = False) -> None:
         """Set ``train_epochs`` to what ``train_iterations`` make of it; none follows an idle epoch."""
@@ -272,7 +288,8 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
 
     def forward(self) -> Any:
         """Return the model's output for the current batch, as fp32."""
-        with self.autocast():
+        resting = self._resting_text if self.is_training else None
+        with self.autocast(), contextlib.nullcontext() if resting is None else resting.during(self):
             output = super().forward()
         reduced = isinstance(output, Tensor) and output.dtype in (torch.bfloat16, torch.float16)
         return output.float() if reduced else output

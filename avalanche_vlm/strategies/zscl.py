@@ -98,9 +98,9 @@ class ZSCL(VLMTemplate):
             RegularizerPlugin(PreviousWeightsPenalty(), penalty_weight),
             WeightEnsemblePlugin(ensemble_every),
         ]
-        template.setdefault(
-            "criterion", LabelSpaceCrossEntropy("experience", label_smoothing=label_smoothing)
-        )
+        if "criterion" not in template:
+            template["criterion"] = LabelSpaceCrossEntropy("experience", label_smoothing=label_smoothing)
+            template.setdefault("text_space", "experience")
         template.setdefault("train_mb_size", 64)
         super().__init__(model=model, optimizer=optimizer, plugins=[*plugins, *own], **template)
 

@@ -1,0 +1,32 @@
+"""Class weights that rest while a strategy trains on other classes."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from avalanche_vlm._host import strategy_columns
+
+
+@final
+class RestingText:
+    """The class weights with which an experience began, for the classes that need no new ones.
+
+    Args:
+        strategy: about to train on an experience, with its ``text_space``.
+    """
+
+    def __init__(self, strategy: Any) -> None:
+        model = strategy.model
+        columns = strategy_columns(strategy, strategy.text_space)
+        with torch.no_grad(), strategy.autocast():
+            self._weights: Tensor = model.head(model.backbone).detach().float()
+        self._columns = columns.to(self._weights.device)
+
+    def during(self, strategy: Any) -> AbstractContextManager[None]:
+        """Return what lets the classes of the space, and those of the batch, be encoded alone."""
+        live = torch.cat([self._columns, strategy.mb_y.to(self._columns.device)]).unique()
+        return strategy.model.head.encoding_only(live, self._weights)
