@@ -102,7 +102,7 @@ STUDY = (
 COMBINATIONS = (LORA, GIFT_LORA, GIFT_REPLAY, ALIGNMENT_ONLY)
 RATES = (1e-4, 3e-4, 1e-3)
 GRIDS = {
-    TUNED: [{"lr": rate} for rate in (3e-5, *RATES)],
+    TUNED: [{"lr": rate} for rate in (1e-5, 3e-5, *RATES)],
     DISTILLED: [*({"lr": rate, "alpha": 1.0} for rate in RATES), {"lr": 3e-4, "alpha": 3.0}],
     PENALTY: [
         *({"lr": rate, "penalty": weight} for rate in RATES[:2] for weight in (1.0, 10.0)),

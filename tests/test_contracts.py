@@ -15,6 +15,7 @@ from torch.optim import SGD, AdamW
 import avalanche_vlm.metrics
 import avalanche_vlm.models
 import avalanche_vlm.plugins
+import avalanche_vlm.regularizers
 import avalanche_vlm.sources
 import avalanche_vlm.strategies
 from avalanche_vlm.metrics import AccuracyMatrixMetric, ClassAccuracyMetric, MemoryMetric
@@ -36,29 +37,59 @@ from avalanche_vlm.models import (
     SeparateAttention,
     TextFeatureHead,
     UnnormalisedZeroShotHead,
+    WeightSnapshot,
     ZeroShotHead,
 )
 from avalanche_vlm.plugins import (
+    AdaptiveWeightConsolidationPlugin,
     FastLoadingPlugin,
     GaussianDiscriminantPlugin,
     GDumbPlugin,
     GenerativeLatentReplayPlugin,
     LabelSpaceCrossEntropy,
     PastGenerativeLatentReplayPlugin,
+    RegularizerPlugin,
+    StaticWeightConsolidationPlugin,
     SynapticIntelligencePlugin,
+    WeightEnsemblePlugin,
+)
+from avalanche_vlm.regularizers import (
+    CrossModalDistillation,
+    CurrentPairs,
+    FeatureDistillation,
+    HeadTexts,
+    ImageTextAlignment,
+    ImageToTextDistillation,
+    InitialTeacher,
+    InterpolatedTeacher,
+    LastTeacher,
+    PreviousWeightsPenalty,
+    ReferenceDistillation,
+    ReferencePairs,
+    SumRegularizer,
+    SyntheticPairs,
+    TextToImageDistillation,
+    TowerTexts,
 )
 from avalanche_vlm.sources import (
     ClassMean,
     ClassVAE,
     ConditionalVAE,
     DiagonalGaussian,
+    DiffusionImageSource,
     FullGaussian,
     GaussianMixture,
+    ImageNetPrompts,
     LatentDiffusion,
+    LearnedClassPrompts,
     LowRankGaussian,
+    NamePrompts,
+    PromptUnion,
+    RenderedImageSource,
     SharedCovarianceGaussian,
+    StoredImageSource,
 )
-from avalanche_vlm.strategies import CGIL, FineTune, GaussianDiscriminant, ZeroShot
+from avalanche_vlm.strategies import CGIL, GIFT, ZSCL, FineTune, GaussianDiscriminant, ZeroShot
 from avalanche_vlm.testing import (
     TINY_CLASSES,
     TinyBackbone,
@@ -75,6 +106,7 @@ from avalanche_vlm.testing import (
     tiny_classifier,
     tiny_images,
 )
+from tests.reference.tiny_image_source import TinyImageSource
 
 
 @dataclass
@@ -111,6 +143,17 @@ GENERATORS = {
         **{"blocks": 0, "diffusion_steps": 0, "draws_per_class": 0, "ridge": -1},
     },
 }
+DISTILLATIONS = {
+    CrossModalDistillation: {"temperature": 0},
+    ImageToTextDistillation: {"temperature": 0},
+    TextToImageDistillation: {"temperature": 0},
+    FeatureDistillation: {},
+    ReferenceDistillation: {"temperature": 0},
+}
+CONSOLIDATION_FAULTS = {"regularizer": 3, "regularizer_weight": -1, "consolidation_weight": -1}
+STRATEGY_FAULTS = {"model": nn.Linear(2, 2), "optimizer": 3, "teacher": 3, "plugins": 3, "seed": -1}
+STRATEGY_FAULTS |= {"image_batch_size": 0, "distillation_weight": -1}
+STRATEGY_FAULTS |= {"temperature": 0, "label_smoothing": 2}
 COMPONENTS = [
     Component(
         OpenCLIPBackbone,
@@ -163,6 +206,70 @@ COMPONENTS = [
         {"backbone": TinyBackbone()},
     ),
     *(Component(kind, {**GENERATOR_FAULTS, **faults}) for kind, faults in GENERATORS.items()),
+    Component(RenderedImageSource, {"style": "baroque", "wrong_attribute_rate": 2}),
+    Component(StoredImageSource, {"folder": 3, "source": "sd", "batch_size": 0}, {"folder": "images"}),
+    Component(
+        DiffusionImageSource,
+        {
+            "pipeline": 3,
+            "steps": 0,
+            "guidance_scale": -1,
+            "scheduler": 3,
+            "dtype": "float8",
+            "height": 0,
+            "width": 0,
+            "batch_size": 0,
+            "device": "abacus",
+            "most_attempts": 0,
+        },
+        {"pipeline": "nowhere"},
+    ),
+    Component(NamePrompts, {"names": "cat", "template": 3}, {"names": ["cat"]}),
+    Component(ImageNetPrompts, {"template": 3}),
+    Component(LearnedClassPrompts, {"templates": 3}),
+    Component(PromptUnion, {"pools": []}, {"pools": [NamePrompts(["cat"])]}),
+    Component(WeightSnapshot, {"tensors": 3}, {"tensors": {}}, documented=False),
+    *(
+        Component(kind, {"pairs": 3, "teacher": 3, **faults}, {"pairs": CurrentPairs()})
+        for kind, faults in DISTILLATIONS.items()
+    ),
+    Component(ImageTextAlignment, {"pairs": 3, "label_smoothing": 2}, {"pairs": CurrentPairs()}),
+    Component(PreviousWeightsPenalty, {}),
+    Component(SumRegularizer, {"terms": [3], "weights": [-1]}, {"terms": [PreviousWeightsPenalty()]}),
+    Component(
+        SyntheticPairs,
+        {
+            **{"images": 3, "prompts": 3, "count": 0, "batch_size": 0, "replacement": 3, "texts": 3},
+            **{"seed": -1},
+        },
+        {"images": TinyImageSource(), "prompts": NamePrompts(["tench"])},
+    ),
+    Component(CurrentPairs, {"template": 3}),
+    Component(
+        ReferencePairs,
+        {"images": 3, "texts": [], "batch_size": 0, "texts_per_batch": 0, "seed": -1},
+        {"images": torch.zeros(1, 3, 8, 8), "texts": ["a tench"]},
+    ),
+    Component(TowerTexts, {}, documented=False),
+    Component(HeadTexts, {}, documented=False),
+    Component(LastTeacher, {}),
+    Component(InitialTeacher, {}),
+    Component(InterpolatedTeacher, {"initial_share": 2}),
+    Component(
+        RegularizerPlugin,
+        {"regularizer": 3, "weight": -1},
+        {"regularizer": PreviousWeightsPenalty()},
+        documented=False,
+    ),
+    Component(
+        AdaptiveWeightConsolidationPlugin, CONSOLIDATION_FAULTS, {"regularizer": PreviousWeightsPenalty()}
+    ),
+    Component(
+        StaticWeightConsolidationPlugin,
+        CONSOLIDATION_FAULTS | {"batches": 0},
+        {"regularizer": PreviousWeightsPenalty()},
+    ),
+    Component(WeightEnsemblePlugin, {"every": 0}),
     Component(LabelSpaceCrossEntropy, {"space": "open", "label_smoothing": 2}),
     Component(SynapticIntelligencePlugin, {"si_lambda": -1, "eps": 0}, {"si_lambda": 1.0}),
     Component(GDumbPlugin, {"mem_size": 0}),
@@ -193,6 +300,20 @@ COMPONENTS = [
         strategy_arguments(),
     ),
     Component(
+        GIFT,
+        STRATEGY_FAULTS
+        | {"images": 3, "prompts": 3, "images_per_experience": 0}
+        | {"alignment_weight": -1, "consolidation_weight": -1},
+        {**strategy_arguments(), "images": TinyImageSource()},
+    ),
+    Component(
+        ZSCL,
+        STRATEGY_FAULTS
+        | {"images": 3, "texts": [], "texts_per_batch": 0}
+        | {"penalty_weight": -1, "ensemble_every": 0},
+        {**strategy_arguments(), "images": torch.zeros(1, 3, 8, 8), "texts": ["a tench"]},
+    ),
+    Component(
         GaussianDiscriminant,
         {"model": nn.Linear(2, 2), "plugins": 3},
         {"model": tiny_classifier(GaussianDiscriminantHead())},
@@ -201,11 +322,14 @@ COMPONENTS = [
 ]
 ABSTRACT_OR_PLAIN = {"VisionLanguageBackbone", "TextHead", "Prediction", "TemplateArguments", "VLMTemplate"}
 ABSTRACT_OR_PLAIN |= {"EmbeddingAdapter", "LatentGenerator", "PromptContext", "PromptHead"}
+ABSTRACT_OR_PLAIN |= {"GeneratedImages", "ImageSource", "Prompt", "PromptPool"}
+ABSTRACT_OR_PLAIN |= {"CaptionTexts", "ImageTextPairs", "PairBatch", "PairDistillation", "PairFeatures"}
+ABSTRACT_OR_PLAIN |= {"PairRegularizer", "Regularizer", "Teacher"}
 
 
 def test_every_exported_class_is_a_component_here():
     packages = (avalanche_vlm.models, avalanche_vlm.sources, avalanche_vlm.plugins)
-    packages += (avalanche_vlm.strategies, avalanche_vlm.metrics)
+    packages += (avalanche_vlm.strategies, avalanche_vlm.metrics, avalanche_vlm.regularizers)
     exported = {
         name for package in packages for name in package.__all__ if inspect.isclass(getattr(package, name))
     }
@@ -230,6 +354,10 @@ def test_callbacks_are_the_hosts():
         GenerativeLatentReplayPlugin(DiagonalGaussian()),
         PastGenerativeLatentReplayPlugin(DiagonalGaussian()),
         GaussianDiscriminantPlugin(),
+        RegularizerPlugin(PreviousWeightsPenalty()),
+        AdaptiveWeightConsolidationPlugin(PreviousWeightsPenalty()),
+        StaticWeightConsolidationPlugin(PreviousWeightsPenalty()),
+        WeightEnsemblePlugin(),
     )
     for plugin in ours:
         check_callbacks(plugin)

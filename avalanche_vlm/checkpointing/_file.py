@@ -6,7 +6,6 @@ Layout: 8 bytes that name the format, the SHA-256 of all that follows, the lengt
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from avalanche_vlm._checks import wrong_value
+from avalanche_vlm._files import replacing
 
 FORMAT = 2
 _MAGIC = b"avlmckpt"
@@ -83,23 +83,15 @@ def write_checkpoint(path: Path, header: Mapping[str, Any], sections: Mapping[st
     listed = [[name, len(data)] for name, data in sections.items()]
     head = json.dumps({**header, "format": FORMAT, "sections": listed}).encode()
     body = b"".join([len(head).to_bytes(8, "big"), head, *sections.values()])
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with replacing(path) as temporary, temporary.open("wb") as file:
             file.write(_MAGIC + hashlib.sha256(body).digest())
             file.write(body)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
     except OSError as error:
         reason = error.strerror or str(error)
         message = f"the checkpoint could not be written ({reason}); earlier ones are still there"
         raise OSError(error.errno, message, str(path)) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def read_checkpoint(path: Path) -> CheckpointFile:
@@ -152,14 +144,3 @@ def remove_old(folder: Path, keep: int) -> None:
         path.unlink(missing_ok=True)
     for path in folder.glob(".experience-*.ckpt.*.tmp"):
         path.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Let the system write the new name to the disk, where folders can be opened for that."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

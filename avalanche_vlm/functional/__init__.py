@@ -14,7 +14,7 @@ from avalanche_vlm.functional.accuracy_matrix import (
     transfer,
     zero_shot_accuracy,
 )
-from avalanche_vlm.functional.consolidation import normalised_importance, weighted_distance
+from avalanche_vlm.functional.consolidation import normalised_importance
 from avalanche_vlm.functional.cross_modal import (
     contrastive_distillation,
     cosine_logits,
@@ -67,6 +67,5 @@ __all__ = [
     "shrunk_covariance",
     "soft_label_divergence",
     "transfer",
-    "weighted_distance",
     "zero_shot_accuracy",
 ]

@@ -1,4 +1,4 @@
-"""How much weights matter to a loss, and what it costs to move them."""
+"""How much weights matter to a loss."""
 
 from __future__ import annotations
 
@@ -32,23 +32,3 @@ def normalised_importance(squared_gradients: Sequence[Tensor | None]) -> list[Te
 
 def _positive(mean: Tensor) -> Tensor:
     return torch.where(mean > 0, mean, torch.ones_like(mean))
-
-
-def weighted_distance(
-    weights: Sequence[Tensor], reference: Sequence[Tensor], importances: Sequence[Tensor | None]
-) -> Tensor:
-    r"""Return the distance of weights from a reference, a scalar.
-
-    .. math:: \sum_i F_i (\theta_i - \theta'_i)^2
-
-    over all tensors; one whose importance is None does not count.
-
-    >>> ones = [torch.ones(2)]
-    >>> weighted_distance([torch.tensor([3.0, 1.0])], ones, ones)
-    tensor(4.)
-    """
-    total = torch.zeros((), device=weights[0].device) if len(weights) else torch.zeros(())
-    for weight, origin, importance in zip(weights, reference, importances, strict=True):
-        if importance is not None:
-            total = total + (importance * (weight - origin).square()).sum()
-    return total

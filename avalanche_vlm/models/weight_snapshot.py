@@ -32,6 +32,7 @@ class WeightSnapshot:
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        check_type("tensors", tensors, Mapping)
         self.tensors = dict(tensors)
 
     @classmethod

@@ -131,8 +131,7 @@ class RegularizerPlugin(RegularizingPlugin):
 
 def _autocast(strategy: Any) -> contextlib.AbstractContextManager[Any]:
     """Return the precision of the strategy's forward pass; that of a stock strategy is full."""
-    step = getattr(strategy, "_gradient_step", None)
-    return contextlib.nullcontext() if step is None else step.autocast()
+    return getattr(strategy, "autocast", contextlib.nullcontext)()
 
 
 def _terms(regularizer: Regularizer) -> list[Regularizer]:

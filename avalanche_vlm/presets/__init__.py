@@ -5,9 +5,11 @@ Nothing is downloaded and no data set is read until a method of a setting is cal
 
 from avalanche_vlm.presets.cgil import CGIL_DATASETS, CGILSetting, cgil_setting
 from avalanche_vlm.presets.class_incremental_setting import ClassIncrementalSetting
+from avalanche_vlm.presets.gift import GIFTSetting, gift_setting
 from avalanche_vlm.presets.mtil import MTIL_ORDERS, MTILSetting, mtil
 from avalanche_vlm.presets.setting_a import SETTING_A_DATASETS, setting_a
 from avalanche_vlm.presets.setting_b import SETTING_B_DATASETS, setting_b
+from avalanche_vlm.presets.zscl import ZSCLSetting, zscl_setting
 
 __all__ = [
     "CGIL_DATASETS",
@@ -16,9 +18,13 @@ __all__ = [
     "SETTING_B_DATASETS",
     "CGILSetting",
     "ClassIncrementalSetting",
+    "GIFTSetting",
     "MTILSetting",
+    "ZSCLSetting",
     "cgil_setting",
+    "gift_setting",
     "mtil",
     "setting_a",
     "setting_b",
+    "zscl_setting",
 ]

@@ -28,8 +28,8 @@ class SyntheticPairs(ImageTextPairs):
         images: makes an image of a prompt.
         prompts: what to draw prompts from.
         count: number of pairs for an experience.
-        batch_size: pairs of a batch; all of them where ``count`` is smaller. Batches go through all pairs in a random order,
-            and then again in another.
+        batch_size: pairs of a batch; all of them where ``count`` is smaller. Batches go through all pairs
+            in a random order, and then again in another.
         replacement: whether a prompt may be drawn again before all were.
         texts: what captions pass on their way to features; None for `TowerTexts`.
         seed: of the draws.

@@ -48,7 +48,7 @@ class CGIL(VLMTemplate):
 
     Deviations:
         The default generator is a Gaussian of rank 8 a class, which takes no training: on features of
-        CLIP it is as accurate as the paper's variational auto-encoders, in 1/150 of their memory.
+        CLIP it is as accurate as the paper's variational auto-encoders, in 1/140 of their memory.
         ``SharedCovarianceGaussian()`` keeps less still, and was a point better on Oxford Pets and half
         a point worse on Caltech-101.
         ``ClassVAE`` scales the noise of a code by its standard deviation, the authors' code by its

@@ -1,6 +1,7 @@
 """Runs of every kind, small enough for tests: how to build each, and what it ends with."""
 
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -37,9 +38,21 @@ from avalanche_vlm.functional import WarmupCosine
 from avalanche_vlm.logging import ResultsLogger
 from avalanche_vlm.metrics import continual_metrics
 from avalanche_vlm.models import CosineHead, LearnedContextHead, LoRA, ZeroShotHead
-from avalanche_vlm.plugins import LabelSpaceCrossEntropy
-from avalanche_vlm.strategies import FineTune, ZeroShot
+from avalanche_vlm.plugins import LabelSpaceCrossEntropy, StaticWeightConsolidationPlugin
+from avalanche_vlm.regularizers import (
+    CrossModalDistillation,
+    HeadTexts,
+    ImageTextAlignment,
+    InterpolatedTeacher,
+    SumRegularizer,
+    SyntheticPairs,
+)
+from avalanche_vlm.sources import LearnedClassPrompts
+from avalanche_vlm.strategies import GIFT, ZSCL, FineTune, ZeroShot
 from avalanche_vlm.testing import tiny_benchmark, tiny_classifier
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "reference"))
+from tiny_image_source import NAMES, TinyImageSource, union
 
 EPOCHS = 2
 
@@ -90,6 +103,28 @@ def with_iterations(optimizer, arguments):
     return FineTune(model=model, optimizer=made, train_iterations=5, accumulate_batches=2, **arguments)
 
 
+def gift(optimizer, arguments):
+    model = tiny_classifier(trainable=LoRA(rank=2, dropout=0.2))
+    own = {"images": TinyImageSource(), "prompts": union(), "images_per_experience": 9, "image_batch_size": 4}
+    return GIFT(model=model, optimizer=optimizer(model.parameters()), **own, **arguments)
+
+
+def zscl(optimizer, arguments):
+    model = tiny_classifier(trainable="both")
+    images = torch.rand(7, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    own = {"images": images, "texts": NAMES, "image_batch_size": 3, "texts_per_batch": 4, "ensemble_every": 2}
+    return ZSCL(model=model, optimizer=optimizer(model.parameters()), **own, **arguments)
+
+
+def held_prompts(optimizer, arguments):
+    # The importance is taken over three batches, an epoch and a half.
+    pairs = SyntheticPairs(TinyImageSource(), LearnedClassPrompts(), count=9, batch_size=4, texts=HeadTexts())
+    terms = [CrossModalDistillation(pairs, InterpolatedTeacher()), ImageTextAlignment(pairs)]
+    plugin = StaticWeightConsolidationPlugin(SumRegularizer(terms), batches=3)
+    model = tiny_classifier(LearnedContextHead(context_length=2))
+    return build(FineTune, model, optimizer, {**arguments, "plugins": [plugin, *arguments["plugins"]]})
+
+
 def ours(make_model):
     return lambda optimizer, arguments: build(FineTune, make_model(), optimizer, arguments)
 
@@ -120,6 +155,9 @@ CASES = {
     "AGEM": host(AGEM, patterns_per_exp=4, sample_size=6),
     "learning-rate schedule": with_schedule,
     "iterations and warm-up": with_iterations,
+    "GIFT": gift,
+    "ZSCL": zscl,
+    "prompts held": held_prompts,
     "LoRA, replay and LwF": lambda o, a: build(
         FineTune, lora(), o, {**a, "plugins": [ReplayPlugin(7), LwFPlugin(), *a["plugins"]]}
     ),
@@ -131,7 +169,7 @@ OPTIMIZERS = {
 }
 INSIDE = (
     *("fine-tuning", "LoRA", "prompts", "learning-rate schedule", "LoRA, replay and LwF"),
-    "iterations and warm-up",
+    *("iterations and warm-up", "GIFT", "ZSCL", "prompts held"),
 )
 # Those whose experiences or epochs differ in length, and the one that trains nothing.
 UNEVEN = {"cumulative", "GDumb", "zero-shot", "iterations and warm-up"}

@@ -224,7 +224,9 @@ def test_laws():
     check_resumable(make, BENCHMARK)
     check_frozen(make, BENCHMARK)
     check_frozen(
-        lambda: strategy([RegularizerPlugin(aligned())], make_model=lambda: tiny_classifier(trainable="image")),
+        lambda: strategy(
+            [RegularizerPlugin(aligned())], make_model=lambda: tiny_classifier(trainable="image")
+        ),
         BENCHMARK,
     )
 

@@ -44,7 +44,7 @@ from avalanche_vlm.testing import (
     tiny_benchmark,
     tiny_classifier,
 )
-from avalanche_vlm.testing.laws import differing, run, snapshot
+from avalanche_vlm.testing.laws import differing, snapshot
 from tests.reference.tiny_image_source import NAMES, TinyImageSource, moved, union
 
 BENCHMARK = tiny_benchmark()
@@ -174,9 +174,7 @@ SETTINGS = {
 @pytest.mark.parametrize(("w", "lam"), [(1.0, 1.0), (0.5, 20.0), (0.0, 5.0), (2.0, 0.0)])
 def test_gradient_and_loss_are_those_of_the_sum(name, w, lam):
     settings = SETTINGS[name]
-    consolidation = AdaptiveWeightConsolidationPlugin(
-        Probe(), regularizer_weight=w, consolidation_weight=lam
-    )
+    consolidation = AdaptiveWeightConsolidationPlugin(Probe(), regularizer_weight=w, consolidation_weight=lam)
     reference = Reference(Probe(), w, lam)
     if name == "bf16":
         reference.tolerance = 1e-2  # one graph adds up in bf16 what we add up in fp32
@@ -255,7 +253,9 @@ def test_importances_have_mean_one_and_come_from_the_regularizer_alone(kind):
         plugin = kind(Probe())
         found.append(importances_of(plugin))
         torch.manual_seed(0)
-        trained = strategy([plugin], criterion=criterion, make_optimizer=lambda m: SGD(m.parameters(), lr=0.0))
+        trained = strategy(
+            [plugin], criterion=criterion, make_optimizer=lambda m: SGD(m.parameters(), lr=0.0)
+        )
         trained.train(FIRST)
     for one, other in zip(*found, strict=True):
         assert not differing(one, other)
@@ -374,9 +374,7 @@ def test_the_static_importance_is_the_mean_of_the_first_batches():
                     continue
                 mean = sum(own) / len(own)
                 if mean.max() > 1e-12:
-                    torch.testing.assert_close(
-                        importance.double(), mean / mean.mean(), atol=1e-3, rtol=1e-3
-                    )
+                    torch.testing.assert_close(importance.double(), mean / mean.mean(), atol=1e-3, rtol=1e-3)
     assert plugin._squares == {}  # let go of after the experience
     trained.train(BENCHMARK.train_stream[1])
     assert differing(noted[6], noted[5])
@@ -489,9 +487,7 @@ def test_prompts_are_held_through_the_head(make_head):
     def make(lam):
         pairs = synthetic(LearnedClassPrompts(), texts=HeadTexts())
         terms = SumRegularizer([CrossModalDistillation(pairs), ImageTextAlignment(pairs)])
-        return AdaptiveWeightConsolidationPlugin(
-            terms, regularizer_weight=0.0, consolidation_weight=lam
-        )
+        return AdaptiveWeightConsolidationPlugin(terms, regularizer_weight=0.0, consolidation_weight=lam)
 
     distances, noted = {}, []
     for lam in (0.0, 1.0, 5.0):

@@ -51,7 +51,9 @@ def strategy(plugins=(), kind=FineTune, trainable="both", **arguments):
     )
 
 
-@pytest.mark.parametrize(("kind", "arguments"), [(FineTune, {}), (Naive, {}), (FineTune, {"accumulate_batches": 2})])
+@pytest.mark.parametrize(
+    ("kind", "arguments"), [(FineTune, {}), (Naive, {}), (FineTune, {"accumulate_batches": 2})]
+)
 @pytest.mark.parametrize("every", [1, 2, 4, 100])
 def test_each_experience_ends_with_the_mean(every, kind, arguments):
     copies = Copies()

@@ -124,7 +124,9 @@ def expected(kind, student, teacher, batch):
 
 @pytest.mark.parametrize("pairs", PAIRS)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("make", [both, lambda: both(train_logit_scale=True), with_bias])
+@pytest.mark.parametrize(
+    "make", [both, lambda: both(train_logit_scale=True), with_bias, lambda: with_bias(train_logit_scale=True)]
+)
 def test_the_value_is_that_of_the_equation(kind, pairs, make):
     model = moved(make())
     teacher = deepcopy(model).eval()
@@ -298,8 +300,7 @@ def test_the_penalty_is_the_squared_distance_from_before():
     moved(model, 0.2)
     loss = penalty(model, X, Y, torch.zeros(0))
     distance = sum(
-        float(((p.detach().double() - b) ** 2).sum())
-        for p, b in zip(model.parameters(), before, strict=True)
+        float(((p.detach().double() - b) ** 2).sum()) for p, b in zip(model.parameters(), before, strict=True)
     )
     assert loss.item() == pytest.approx(distance, rel=1e-5)
     grads = torch.autograd.grad(loss, list(model.parameters()))

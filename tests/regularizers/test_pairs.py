@@ -26,7 +26,9 @@ X, Y = tiny_images(per_class=2)
 
 
 def synthetic(**arguments):
-    return SyntheticPairs(TinyImageSource(), NamePrompts(NAMES), **{"count": 10, "batch_size": 4, **arguments})
+    return SyntheticPairs(
+        TinyImageSource(), NamePrompts(NAMES), **{"count": 10, "batch_size": 4, **arguments}
+    )
 
 
 def batches(pairs, model, count):
@@ -279,9 +281,7 @@ def test_wrong_references_are_named():
 
 
 def test_a_backbone_without_towers_is_refused_in_a_sentence():
-    model = CLIPClassifier(
-        EmbeddingBackbone(16), TextFeatureHead(torch.eye(6, 16)), class_names=TINY_CLASSES
-    )
+    model = CLIPClassifier(EmbeddingBackbone(16), TextFeatureHead(torch.eye(6, 16)), class_names=TINY_CLASSES)
     for pairs in (synthetic(), CurrentPairs(), reference()):
         with pytest.raises(ValueError, match="`model` must be one with a text tower.*EmbeddingBackbone"):
             CrossModalDistillation(pairs).pre_adapt(Agent(model), object())

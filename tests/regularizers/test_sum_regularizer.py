@@ -47,7 +47,11 @@ def value(regularizer, steps=1):
 def test_terms_with_the_same_pairs_see_one_batch_encoded_once():
     pairs = synthetic()
     terms = [CrossModalDistillation(pairs), ImageTextAlignment(pairs), FeatureDistillation(pairs)]
-    total, model, calls = SumRegularizer(terms, [1.0, 0.25, 2.0]), tiny_classifier(trainable="both"), Counter()
+    total, model, calls = (
+        SumRegularizer(terms, [1.0, 0.25, 2.0]),
+        tiny_classifier(trainable="both"),
+        Counter(),
+    )
     total.pre_adapt(Agent(model), object())
     moved(model, 0.2)
     for name in ("encode_image", "encode_text"):
@@ -116,7 +120,9 @@ def test_states_are_those_of_the_terms():
     def make(seed):
         images = torch.zeros(4, 3, 8, 8)
         reference = ReferencePairs(images, NAMES, batch_size=2, texts_per_batch=2, seed=seed)
-        return SumRegularizer([CrossModalDistillation(synthetic(seed=seed)), ReferenceDistillation(reference)])
+        return SumRegularizer(
+            [CrossModalDistillation(synthetic(seed=seed)), ReferenceDistillation(reference)]
+        )
 
     first, second = make(0), make(1)
     value(first, steps=3)

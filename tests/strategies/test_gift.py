@@ -156,6 +156,7 @@ def test_each_part_has_an_effect_and_none_of_them_is_fine_tuning():
         **{"model": model, "optimizer": AdamW(model.parameters(), lr=1e-3), "train_mb_size": 4},
         **{"plugins": [Fresh()], "evaluator": None},
         criterion=LabelSpaceCrossEntropy("experience", label_smoothing=0.2),
+        text_space="experience",
     )
     assert not differing(end(**arguments), run(bare, BENCHMARK))
 
