@@ -13,7 +13,7 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
-from avalanche_vlm.logging._append import file_lock
+from avalanche_vlm._files import file_lock
 from avalanche_vlm.logging.provenance import provenance, run_id
 from avalanche_vlm.logging.results_file import HEADER
 from avalanche_vlm.logging.results_logger import ResultsLogger

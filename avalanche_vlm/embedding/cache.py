@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any, Literal, final
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from avalanche_vlm._files import replacing
+from avalanche_vlm._processes import free_lock
 from avalanche_vlm.models.fingerprint import fingerprint
 
 FORMAT = "avalanche_vlm embeddings, 1"
@@ -170,11 +171,9 @@ class CachedFile:
         """Return the lock of a shard that is to be made, or None if it is made or being made already."""
         with writing_to(self.folder):
             self.shard_folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.shard_folder / f"{shard:06d}.lock", timeout=0)
-            try:
-                lock.acquire()
-            except Timeout:
-                return None
+            lock = free_lock(self.shard_folder / f"{shard:06d}.lock")
+        if lock is None:
+            return None
         if self.path.exists() or self.shard_path(shard).exists():
             lock.release()
             return None

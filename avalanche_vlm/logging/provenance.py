@@ -17,7 +17,7 @@ from avalanche.training.plugins.clock import Clock
 from torch import nn
 
 from avalanche_vlm._checks import check_type, wrong_type, wrong_value
-from avalanche_vlm.logging._append import append_lines
+from avalanche_vlm._files import append_lines
 from avalanche_vlm.logging._benchmark_facts import benchmark_facts
 from avalanche_vlm.logging._settings_of import plain_item, settings_of
 from avalanche_vlm.logging.result_row import check_names

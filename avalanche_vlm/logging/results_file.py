@@ -11,7 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from avalanche_vlm._checks import check_type, wrong_value
-from avalanche_vlm.logging._append import append_lines
+from avalanche_vlm._files import append_lines
 from avalanche_vlm.logging.result_row import ResultRow
 
 HEADER = [field.name for field in fields(ResultRow)]
