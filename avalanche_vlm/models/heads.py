@@ -91,6 +91,11 @@ class TextHead(DynamicModule, ABC):
         """Whether the weights are others in training mode, those of heads inside this one aside."""
         return False
 
+    @property
+    def has_class_weights(self) -> bool:
+        """Whether classes have weights apart from any image, so that `encode` returns some."""
+        return True
+
     def _depends_on(self, backbone: VisionLanguageBackbone) -> list[Tensor]:
         tensors = [*self.parameters(), *self.buffers()]
         if backbone.text_tower is not None:

@@ -90,6 +90,11 @@ class ImageConditionedPromptHead(HybridPromptHead):
                 seeded_linear(hidden, backbone.token_dim, generator),
             ).to(backbone.logit_scale.device)
 
+    @property
+    def has_class_weights(self) -> bool:
+        """Weights are made for each image."""
+        return False
+
     def encode(self, backbone: VisionLanguageBackbone, class_ids: Tensor) -> Tensor:
         """Refuse: no class has weights without an image."""
         raise RuntimeError(

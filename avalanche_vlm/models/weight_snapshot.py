@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from avalanche_vlm._checks import check_number, check_type, wrong_value
 from avalanche_vlm.models.classifier import CLIPClassifier
+from avalanche_vlm.models.heads import TextHead
 
 
 @final
@@ -93,7 +94,7 @@ class WeightSnapshot:
                     tuple(live[name].shape),
                     "Name all classes with model.set_classes before the first training.",
                 )
-        modes = [module for module in model.modules() if module.training]
+        modes = [module for module in model.modules() if module.training and not _chooses_text(module)]
         own = {name: live[name].data for name in self.tensors if name in live}
         try:
             for module in modes:
@@ -115,6 +116,11 @@ class WeightSnapshot:
     def nbytes(self) -> int:
         """Number of bytes of the copies."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
+
+
+def _chooses_text(module: nn.Module) -> bool:
+    """Return whether a head's mode only says which templates it reads: a teacher's are the student's."""
+    return isinstance(module, TextHead) and module.depends_on_mode
 
 
 _shared: weakref.WeakKeyDictionary[Any, weakref.ref[WeightSnapshot]] = weakref.WeakKeyDictionary()

@@ -9,7 +9,7 @@ from typing import Any, final
 from avalanche.core import SupervisedPlugin
 from torch import Tensor
 
-from avalanche_vlm._checks import check_number, check_type, wrong_value
+from avalanche_vlm._checks import check_number, check_type, wrong_type, wrong_value
 from avalanche_vlm.regularizers import Regularizer, SumRegularizer
 
 
@@ -49,13 +49,18 @@ class RegularizingPlugin(SupervisedPlugin[Any]):
         """Return the regularizer's value for the current batch, in the strategy's precision.
 
         Raises:
+            TypeError: it is no scalar.
             ValueError: nothing that trains has an influence on it.
         """
         with _autocast(strategy):
             term = self.regularizer(strategy.model, strategy.mb_x, strategy.mb_y, strategy.mb_output)
+        if not isinstance(term, Tensor) or term.numel() != 1:
+            got = tuple(term.shape) if isinstance(term, Tensor) else repr(term)
+            expected = "one that returns a tensor with a single number"
+            raise wrong_type("regularizer", expected, f"{_names(self.regularizer)}, which returned {got}")
         if not term.requires_grad:
             raise self._without_influence()
-        return term
+        return term.squeeze()
 
     def _without_influence(self) -> ValueError:
         regularizer = self.regularizer

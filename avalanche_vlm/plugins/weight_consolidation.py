@@ -66,6 +66,7 @@ class WeightConsolidation(RegularizingPlugin):
         self.regularizer_weight = regularizer_weight
         self.consolidation_weight = consolidation_weight
         self._reference = None
+        self._shares_graph: bool | None = None
 
     def _importances(self, names: Sequence[str], gradients: Gradients) -> Gradients:
         """Return the importance F of each weight in new tensors, None for those that do not count.
@@ -84,6 +85,7 @@ class WeightConsolidation(RegularizingPlugin):
         """Take the weights that are held on to, and get the regularizer ready."""
         if self.consolidation_weight > 0:
             self._reference = WeightSnapshot.shared(strategy)
+        self._shares_graph = None
         super().before_training_exp(strategy, *args, **kwargs)
 
     def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
@@ -99,7 +101,7 @@ class WeightConsolidation(RegularizingPlugin):
         named = {name: p for name, p in strategy.model.named_parameters() if p.requires_grad}
         names, weights = list(named), list(named.values())
         scaler = getattr(strategy, "gradient_scaler", None)
-        keep = self.regularizer.reads_logits
+        keep = self._keeps_graph(term, strategy.mb_output)
         if scaler is None:
             gradients = list(torch.autograd.grad(term, weights, allow_unused=True, retain_graph=keep))
         else:
@@ -111,6 +113,12 @@ class WeightConsolidation(RegularizingPlugin):
             raise self._without_influence()
         value, totals = self._consolidated(term.detach(), names, weights, gradients)
         strategy.loss = strategy.loss + _WithGradients.apply(value, totals, *weights)
+
+    def _keeps_graph(self, term: Tensor, logits: Any) -> bool:
+        """Return whether the regularizer passes the graph of the task's loss, which needs it afterwards."""
+        if self._shares_graph is None:  # a walk of some milliseconds, once an experience
+            self._shares_graph = _depends_on(term, logits)
+        return self._shares_graph
 
     @torch.no_grad()
     def _consolidated(
@@ -244,3 +252,19 @@ class StaticWeightConsolidationPlugin(WeightConsolidation):
                     mean = self._squares.setdefault(name, torch.zeros_like(own))
                     self._squares[name] = mean.lerp(own.square(), 1 / self._batches_met)
         return normalised_importance([self._squares.get(name) for name in names])
+
+
+def _depends_on(term: Tensor, other: Any) -> bool:
+    """Return whether a tensor was computed from another, by the graph behind it."""
+    if not isinstance(other, Tensor) or other.grad_fn is None:
+        return False
+    waiting, met = [term.grad_fn], {term.grad_fn}
+    while waiting:
+        node = waiting.pop()
+        if node is other.grad_fn:
+            return True
+        for below, _ in () if node is None else node.next_functions:
+            if below is not None and below not in met:
+                met.add(below)
+                waiting.append(below)
+    return False

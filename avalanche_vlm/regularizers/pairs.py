@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from avalanche_vlm._checks import check_no_state, wrong_type, wrong_value
+from avalanche_vlm._checks import wrong_type, wrong_value
+from avalanche_vlm._stateful import Stateful
 from avalanche_vlm.functional import cosine_logits
 from avalanche_vlm.models import CLIPClassifier
 
@@ -74,14 +75,14 @@ class PairFeatures:
         return cosine_logits(self.images, self.texts, self.scale, self.bias)
 
 
-class ImageTextPairs(ABC):
+class ImageTextPairs(Stateful, ABC):
     """Where the images and texts of a `PairRegularizer` come from.
 
     Regularizers that are given the same object share its batches inside a `SumRegularizer`.
     """
 
     # Slots are passed over by checkpoints: an experience that goes on prepares its pairs again.
-    __slots__ = ("__dict__", "_experience")
+    __slots__ = ("_experience",)
     _experience: Any
 
     def __init__(self) -> None:
@@ -139,23 +140,6 @@ class ImageTextPairs(ABC):
     def encode_texts(self, model: CLIPClassifier, texts: Tensor) -> Tensor:
         """Return features (U, D) of the texts of a batch: token ids (U, L) pass the text tower."""
         return model.backbone.encode_text(texts)
-
-    @property
-    def nbytes(self) -> int:
-        """Number of bytes that are kept from one experience to the next."""
-        return 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what is kept from one experience to the next."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over such a state.
-
-        Raises:
-            ValueError: the state of another kind of component.
-        """
-        check_no_state(self, state)
 
 
 def encode_images(model: CLIPClassifier, images: Tensor) -> Tensor:

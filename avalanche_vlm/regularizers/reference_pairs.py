@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any, final
 
@@ -25,14 +27,14 @@ class ReferencePairs(ImageTextPairs):
         images: a data set of images, or of tuples that begin with one, or a uint8 tensor (N, 3, H, W).
             Pictures are preprocessed by the model's ``eval_transform``, float tensors are taken as they
             are.
-        texts: M sentences, each once.
+        texts: M sentences; equal ones count once.
         batch_size: images of a batch.
         texts_per_batch: texts of a batch; None for all of them.
         seed: of the draws.
 
     Raises:
         TypeError: an argument has a wrong type.
-        ValueError: no image, no text or equal texts, or a number that is too small or too large.
+        ValueError: no image, no text, or a number that is too small or too large.
 
     References:
         Zheng et al., Preventing Zero-Shot Transfer Degradation in Continual Learning of
@@ -62,11 +64,11 @@ class ReferencePairs(ImageTextPairs):
             raise wrong_value("images", "at least one image", "none")
         if isinstance(texts, str) or not isinstance(texts, Iterable):
             raise wrong_type("texts", "a list of sentences", texts)
-        self._texts = list(texts)
+        self._texts = list(dict.fromkeys(texts))
         for text in self._texts:
             check_type("texts", text, str)
-        if not self._texts or len(set(self._texts)) < len(self._texts):
-            raise wrong_value("texts", "at least one sentence, each once", f"{len(self._texts)} texts")
+        if not self._texts:
+            raise wrong_value("texts", "at least one sentence", "none")
         check_count("batch_size", batch_size)
         if texts_per_batch is not None:
             check_count("texts_per_batch", texts_per_batch)
@@ -81,6 +83,17 @@ class ReferencePairs(ImageTextPairs):
         self.seed = seed
         self._generator = torch.Generator().manual_seed(seed)
         self._tokens = None
+
+    def describe(self) -> dict[str, Any]:
+        """Return the settings, the number of images, and the number of texts with a hash of them."""
+        hashed = hashlib.sha256(json.dumps(self._texts).encode()).hexdigest()
+        return {
+            "images": {"kind": type(self._images).__name__, "count": len(self._images)},
+            "texts": {"count": len(self._texts), "sha256": hashed},
+            "batch_size": self.batch_size,
+            "texts_per_batch": self.texts_per_batch,
+            "seed": self.seed,
+        }
 
     def _prepare(self, strategy: Any, model: CLIPClassifier) -> None:
         self._tokens = model.backbone.tokenize(self._texts)

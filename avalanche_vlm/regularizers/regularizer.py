@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from avalanche.training.regularization import RegularizationMethod
 from torch import Tensor
 
-from avalanche_vlm._checks import check_no_state
+from avalanche_vlm._stateful import Stateful
 from avalanche_vlm.models import CLIPClassifier
 
 
-class Regularizer(RegularizationMethod, ABC):
+class Regularizer(Stateful, RegularizationMethod, ABC):
     """A scalar that is added to the loss of each batch, with the host's lifecycle.
 
     `RegularizerPlugin` adds it; `AdaptiveWeightConsolidationPlugin` adds it and asks which weights it
     depends on.
 
     Attributes:
-        reads_logits: whether it depends on the batch's own logits, whose graph is then kept for it.
         advice: what to do where nothing that trains has an influence on it.
     """
 
-    reads_logits: ClassVar[bool] = False
     advice: ClassVar[str] = "Let CLIPClassifier train what the regularizer depends on."
 
     def pre_adapt(self, agent: Any, exp: Any) -> None:
@@ -53,20 +50,3 @@ class Regularizer(RegularizationMethod, ABC):
             y: its labels int64 (B,).
             logits: (B, C), what the model said.
         """
-
-    @property
-    def nbytes(self) -> int:
-        """Number of bytes that are kept from one experience to the next."""
-        return 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what is kept from one experience to the next."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over such a state.
-
-        Raises:
-            ValueError: the state of another kind of component.
-        """
-        check_no_state(self, state)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from avalanche_vlm._checks import check_number, check_type, wrong_type, wrong_value
 from avalanche_vlm.models import CLIPClassifier
-from avalanche_vlm.regularizers.pair_regularizer import PairFeatures, PairRegularizer
+from avalanche_vlm.regularizers.pair_regularizer import PairRegularizer
+from avalanche_vlm.regularizers.pairs import PairFeatures
 from avalanche_vlm.regularizers.regularizer import Regularizer
 
 
@@ -61,11 +62,6 @@ class SumRegularizer(Regularizer):
                 self.weights.append(float(weight) * factor)
         if len({id(term) for term in self.terms}) < len(self.terms):
             raise wrong_value("terms", "different regularizers", "one of them twice", "Add up its weights.")
-
-    @property
-    def reads_logits(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Whether one of the terms does."""
-        return any(term.reads_logits for term in self.terms)
 
     @property
     def advice(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]

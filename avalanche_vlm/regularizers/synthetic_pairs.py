@@ -85,9 +85,14 @@ class SyntheticPairs(ImageTextPairs):
         self._order = self._order[:0]
         if not known:
             return
-        drawn = draw_prompts(known, self.count, generator=self._generator, replacement=self.replacement)
-        seeds = torch.randint(2**31, (len(drawn),), generator=self._generator).tolist()
-        images, captions = self._made(model, drawn, seeds)
+        before = self._generator.get_state()
+        try:
+            drawn = draw_prompts(known, self.count, generator=self._generator, replacement=self.replacement)
+            seeds = torch.randint(2**31, (len(drawn),), generator=self._generator).tolist()
+            images, captions = self._made(model, drawn, seeds)
+        except BaseException:
+            self._generator.set_state(before)  # who tries again asks for the same images
+            raise
         texts, text_of = self.texts.prepare(model, drawn, captions)
         self._pool = PairBatch(images, texts, text_of)
 

@@ -8,33 +8,17 @@ from typing import Any, final
 
 from torch import Tensor
 
-from avalanche_vlm._checks import check_no_state, check_number
+from avalanche_vlm._checks import check_number
+from avalanche_vlm._stateful import Stateful
 from avalanche_vlm.models import WeightSnapshot
 
 
-class Teacher(ABC):
+class Teacher(Stateful, ABC):
     """A policy that says, before each experience, which weights the teacher has in it."""
 
     @abstractmethod
     def weights(self, strategy: Any) -> WeightSnapshot:
         """Return the teacher's weights for the experience that a strategy is about to train on."""
-
-    @property
-    def nbytes(self) -> int:
-        """Number of bytes that are kept from one experience to the next."""
-        return 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what is kept from one experience to the next."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over such a state.
-
-        Raises:
-            ValueError: the state of another kind of component.
-        """
-        check_no_state(self, state)
 
 
 @final

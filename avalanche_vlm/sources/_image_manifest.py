@@ -77,7 +77,7 @@ class ImageManifest:
         known = self._read.get(path, b"")
         images = self._images.setdefault(path, [])
         for number, record in _records(path, data[len(known) :], known.count(b"\n")):
-            if "source" in record:
+            if "source" in record and "file" not in record:  # images may have a field of that name
                 self._add_settings(path, record["source"])
             else:
                 images.append(_image(path, number, record))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import Any, NamedTuple, final
 
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from avalanche_vlm._checks import check_no_state, check_type, wrong_type, wrong_value
+from avalanche_vlm._checks import check_type, wrong_type, wrong_value
+from avalanche_vlm._stateful import Stateful
 
 _SEEDS = 2**63
 
@@ -28,7 +29,7 @@ class GeneratedImages(NamedTuple):
     captions: list[str]
 
 
-class ImageSource(ABC):
+class ImageSource(Stateful, ABC):
     """A text-to-image model: images of sentences, each from a seed of its own.
 
     A source keeps no random state: image i depends on its prompt and its seed alone, whatever else is
@@ -63,33 +64,24 @@ class ImageSource(ABC):
                 cannot draw.
         """
         texts, numbers = checked_pairs(prompts, seeds)
-        drawn = self._sample(texts, numbers)
-        images, captions = drawn
-        told = f"uint8 images ({len(texts)}, 3, H, W) and as many captions"
+        drawn: Any = self._sample(texts, numbers)
+        told = f"uint8 tensors ({len(texts)}, 3, H, W) with as many captions, as GeneratedImages"
+        expected = f"a method of {type(self).__name__} that returns {told}"
+        if not isinstance(drawn, GeneratedImages) or not isinstance(drawn.images, Tensor):
+            raise wrong_type("_sample", expected, drawn)
+        images, captions = drawn.images, list(drawn.captions)
         wrong = images.dtype != torch.uint8 or images.ndim != 4 or images.shape[:2] != (len(texts), 3)
-        if wrong or len(captions) != len(texts):
-            got = f"{images.dtype} {tuple(images.shape)} and {len(captions)} captions"
-            raise wrong_value("_sample", f"a method of {type(self).__name__} that returns {told}", got)
-        return GeneratedImages(images.cpu(), list(captions))
+        if wrong or len(captions) != len(texts) or not all(isinstance(each, str) for each in captions):
+            got = f"{images.dtype} {tuple(images.shape)} and {len(captions)} captions like {captions[:1]}"
+            raise wrong_value("_sample", expected, got)
+        return GeneratedImages(images.cpu(), captions)
 
-    def prepare(self, prompts: Sequence[str], seeds: Sequence[int]) -> None:  # noqa: B027 most need nothing
+    def prepare(self, prompts: Sequence[str], seeds: Sequence[int]) -> None:
         """Get ready to be asked for these images, in parts: a source that stores them makes them here."""
 
     def to(self, device: torch.device | str) -> Self:
         """Choose where images are made, if the source can; they come back on the CPU all the same."""
         return self
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return nothing: there is nothing to resume, and checkpoints need not look inside."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned, nothing.
-
-        Raises:
-            ValueError: there is something in it.
-        """
-        check_no_state(self, state)
 
 
 def checked_pairs(prompts: Any, seeds: Any) -> tuple[list[str], list[int]]:

@@ -28,7 +28,7 @@ class LearnedClassPrompts(PromptPool):
     Raises:
         TypeError: ``templates`` is neither text nor a mapping.
         ValueError: an empty mapping, or a template without or with two fields; in `prompts`, a data set
-            without a template, or a model with fewer classes than were learned.
+            without a template, or a model that was not trained on the classes that were learned.
 
     References:
         Wu et al., Synthetic Data is an Elegant GIFT for Continual Vision-Language Models, CVPR 2025
@@ -64,6 +64,13 @@ class LearnedClassPrompts(PromptPool):
         """The classes of the experiences that have ended, in ascending order."""
         return self._learned.nonzero().flatten().tolist()
 
+    def describe(self) -> dict[str, Any]:
+        """Return the templates; None for those of the model's head."""
+        own = self.templates
+        if isinstance(own, dict):
+            return {"templates": {dataset: template.text for dataset, template in own.items()}}
+        return {"templates": None if own is None else own.text}
+
     def learn(self, model: CLIPClassifier) -> None:
         """Take note of the classes that the model has seen."""
         self._learned = model.classes_seen.detach().cpu().clone()
@@ -74,6 +81,14 @@ class LearnedClassPrompts(PromptPool):
         if ids and ids[-1] >= len(names):
             got = f"one with {len(names)}, where class {ids[-1]} was learned"
             raise wrong_value("model", "one with the classes that were learned", got)
+        strange = [each for each in ids if not model.classes_seen[each]]
+        if strange:
+            raise wrong_value(
+                "prompts",
+                "a pool of this run",
+                f"one that learned {names[strange[0]]!r}, which this model has never been trained on",
+                "Give each run a fresh LearnedClassPrompts.",
+            )
         return distinct(class_prompts(model, ids, self.templates))
 
     @property

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable
-from typing import final
+from typing import Any, final
 
 from avalanche_vlm._checks import check_type, wrong_value
 from avalanche_vlm.models import CLIPClassifier
@@ -11,12 +13,14 @@ from avalanche_vlm.sources.prompt_pools import Prompt, PromptPool, checked_templ
 from avalanche_vlm.text import DEFAULT_TEMPLATE, PromptTemplate, dataset_text
 from avalanche_vlm.text.class_names import ordered
 
+_TOLD = 16
+
 
 class NamePrompts(PromptPool):
     """A sentence about each name of a list, whatever the model's classes are.
 
     Args:
-        names: what the sentences are about, in a fixed order.
+        names: what the sentences are about, in a fixed order; or whole sentences, with the template "{}".
         template: a sentence with one ``{}`` for the name.
 
     Raises:
@@ -49,6 +53,13 @@ class NamePrompts(PromptPool):
     def names(self) -> tuple[str, ...]:
         """What the sentences are about."""
         return self._names
+
+    def describe(self) -> dict[str, Any]:
+        """Return the names, or their number and a hash where there are many, and the template."""
+        names: Any = list(self.names)
+        if len(names) > _TOLD:
+            names = {"count": len(names), "sha256": hashlib.sha256(json.dumps(names).encode()).hexdigest()}
+        return {"names": names, "template": self.template.text}
 
     @final
     def prompts(self, model: CLIPClassifier) -> list[Prompt]:

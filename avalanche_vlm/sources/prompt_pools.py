@@ -8,7 +8,8 @@ from typing import Any, NamedTuple, final
 
 import torch
 
-from avalanche_vlm._checks import check_count, check_no_state, check_type, wrong_type, wrong_value
+from avalanche_vlm._checks import check_count, check_type, wrong_type, wrong_value
+from avalanche_vlm._stateful import Stateful
 from avalanche_vlm.models import CLIPClassifier
 from avalanche_vlm.text import PromptTemplate
 
@@ -25,7 +26,7 @@ class Prompt(NamedTuple):
     class_id: int | None
 
 
-class PromptPool(ABC):
+class PromptPool(Stateful, ABC):
     """A list of sentences that may grow with the classes that a model has learned."""
 
     @abstractmethod
@@ -36,25 +37,12 @@ class PromptPool(ABC):
             model: whose class names and templates the sentences may be made of.
         """
 
-    def learn(self, model: CLIPClassifier) -> None:  # noqa: B027  (most pools have nothing to learn)
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Return the settings as plain values, for the provenance of runs."""
+
+    def learn(self, model: CLIPClassifier) -> None:
         """Take note of the classes that the model has seen; to be called after an experience."""
-
-    @property
-    def nbytes(self) -> int:
-        """Number of bytes of what was learned."""
-        return 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what was learned; most pools learn nothing."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned.
-
-        Raises:
-            ValueError: the state of another kind of pool.
-        """
-        check_no_state(self, state)
 
 
 @final
@@ -97,6 +85,10 @@ class PromptUnion(PromptPool):
     def prompts(self, model: CLIPClassifier) -> list[Prompt]:
         """Return the prompts of all pools."""
         return distinct(prompt for pool in self.pools for prompt in pool.prompts(model))
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the pools are."""
+        return {"pools": [{"kind": type(pool).__name__, **pool.describe()} for pool in self.pools]}
 
     def learn(self, model: CLIPClassifier) -> None:
         """Let every pool take note."""

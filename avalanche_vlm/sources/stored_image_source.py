@@ -35,9 +35,10 @@ class StoredImageSource(ImageSource):
     there.
 
     Without a ``source`` nothing is made. A prompt and a seed give their image, or else one of the images
-    of the prompt, by ``seed`` modulo their number. To use images of your own write a ``manifest.jsonl``
+    of the prompt, by ``seed`` modulo their number: this is how several runs, whatever seeds they ask
+    for, share images that were generated beforehand. To use images of your own write a ``manifest.jsonl``
     into their folder, one line an image: ``{"file": "cat.png", "prompt": "a photo of a cat."}``; "seed"
-    and "caption" may be added.
+    and "caption" may be added. Images that are asked for together must have one size.
 
     Args:
         folder: of the images; made if there is a ``source``.
@@ -91,6 +92,9 @@ class StoredImageSource(ImageSource):
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> None:
         """Make the images that are missing, without reading any.
+
+        For images that runs of any seed are to use, generate several of each prompt, and give the runs
+        ``StoredImageSource(folder)`` without the source.
 
         Args:
             prompts: N sentences.

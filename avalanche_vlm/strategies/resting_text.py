@@ -8,6 +8,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from avalanche_vlm._checks import wrong_value
 from avalanche_vlm._host import strategy_columns
 
 
@@ -17,11 +18,17 @@ class RestingText:
 
     Args:
         strategy: about to train on an experience, with its ``text_space``.
+
+    Raises:
+        ValueError: the head has no class weights, because it makes them of each image.
     """
 
     def __init__(self, strategy: Any) -> None:
         model = strategy.model
         columns = strategy_columns(strategy, strategy.text_space)
+        if not model.head.has_class_weights:
+            expected = f"'all' for a {type(model.head).__name__}, whose class weights are made for each image"
+            raise wrong_value("text_space", expected, repr(strategy.text_space))
         with torch.no_grad(), strategy.autocast():
             self._weights: Tensor = model.head(model.backbone).detach().float()
         self._columns = columns.to(self._weights.device)

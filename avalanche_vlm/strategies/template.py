@@ -47,7 +47,8 @@ class TemplateArguments(TypedDict, total=False):
             labels of the batch, where text passes something that trains: a label space, that of the
             criterion as a rule. The others keep the weights with which the experience began, and give
             no gradient. A loss over the same space stays as it is, at a part of the time and the
-            memory; what reads other logits in training, such as LwF, sees weights that rest.
+            memory, but for rounding, which Adam may enlarge; what reads other logits in training, such
+            as LwF, sees weights that rest.
     """
 
     criterion: Callable[[Tensor, Tensor], Tensor] | nn.Module
@@ -134,7 +135,7 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
     ) -> None:
         check_type("model", model, CLIPClassifier)
         check_type("optimizer", optimizer, Optimizer)
-        if not isinstance(plugins, Sequence):
+        if isinstance(plugins, str) or not isinstance(plugins, Sequence):
             raise wrong_type("plugins", "a list of plugins", plugins)
         if "train_epochs" in template:
             check_count("train_epochs", template["train_epochs"])

@@ -71,8 +71,6 @@ def aligned():
 class LogitPenalty(Regularizer):
     """The mean squared logit: a term that reads the batch's own logits."""
 
-    reads_logits = True
-
     def __call__(self, model, x, y, logits):
         return logits.square().mean()
 

@@ -31,8 +31,6 @@ def synthetic(**arguments):
 class Reads(Regularizer):
     """Reads the logits."""
 
-    reads_logits = True
-
     def __call__(self, model, x, y, logits):
         return logits.sum()
 
@@ -110,9 +108,7 @@ def test_what_is_inactive_is_left_out():
     assert not alone.is_active
 
 
-def test_it_reads_logits_if_a_term_does():
-    assert SumRegularizer([PreviousWeightsPenalty(), Reads()]).reads_logits
-    assert not SumRegularizer([PreviousWeightsPenalty()]).reads_logits
+def test_a_term_may_read_the_logits():
     assert value(SumRegularizer([Reads()], [2.0])) == [6.0]
 
 
