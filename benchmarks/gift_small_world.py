@@ -93,6 +93,11 @@ ROWS_ONLY, COLUMNS_ONLY, FEATURES = "image-only", "text-only", "features"
 INITIAL, MIXED, HALF = "initial teacher", "interpolated teacher, 0.2", "interpolated teacher, 0.5"
 CURRENT, REFERENCE = "new-task images", "ZSCL"
 REAL, REPLAY = "GIFT, real images", "host Replay"
+# Whether captions that are wrong are what alignment suffers from: every image is what it is said to be.
+FAITHFUL = {
+    "distillation, faithful images": DISTILLED,
+    "distillation + alignment, faithful images": ALIGNED,
+}
 LORA, GIFT_LORA = "fine-tuning, LoRA", "GIFT, LoRA"
 GIFT_REPLAY, ALIGNMENT_ONLY = "GIFT beside host Replay", "alignment + AWC"
 
@@ -100,7 +105,7 @@ STUDY = (
     *(ZERO_SHOT, TUNED, TUNED_FAST, PENALTY, DISTILLED_SLOW, DISTILLED, ALIGNED, FULL, CONSOLIDATED, STATIC),
     *(ROWS_ONLY, COLUMNS_ONLY, FEATURES, INITIAL, MIXED, HALF, CURRENT, REFERENCE, REAL, REPLAY),
 )
-COMBINATIONS = (LORA, GIFT_LORA, GIFT_REPLAY, ALIGNMENT_ONLY)
+COMBINATIONS = (LORA, GIFT_LORA, GIFT_REPLAY, ALIGNMENT_ONLY, *FAITHFUL)
 RATES = (1e-4, 3e-4, 1e-3)
 GRIDS = {
     TUNED: [{"lr": rate} for rate in (1e-5, 3e-5, *RATES)],
@@ -113,6 +118,7 @@ GRIDS = {
     FULL: [{"consolidation": strength} for strength in (0.3, 1.0, 3.0)],
     FEATURES: [{"alpha": strength} for strength in (3.0, 30.0, 300.0)],
     REFERENCE: [{"alpha": 1.0, "penalty": 0.1}, {"alpha": 1.0, "penalty": 1.0}],
+    REPLAY: [{"lr": rate} for rate in RATES],
     LORA: [{"lr": 1e-3}, {"lr": 3e-3}],
 }
 # What a method takes from others before its own choice, the later ones first to be overruled.
@@ -121,7 +127,7 @@ TAKEN = {
     PENALTY: (),
     DISTILLED: (),
     LORA: (),
-    REPLAY: (TUNED,),
+    REPLAY: (),
     TUNED_FAST: (DISTILLED,),
     DISTILLED_SLOW: (DISTILLED, TUNED),
     ALIGNED: (DISTILLED,),
@@ -182,7 +188,10 @@ def regularizer(method: str, seed: int, settings: dict):
         return None
     if method == PENALTY:
         return RegularizerPlugin(PreviousWeightsPenalty(), settings["penalty"])
-    pairs = SyntheticPairs(RenderedImageSource(**DRAWN), prompts(), count=IMAGES, batch_size=BATCH, seed=seed)
+    drawn = {**DRAWN, "wrong_attribute_rate": 0.0} if method in FAITHFUL else DRAWN
+    method = FAITHFUL.get(method, method)
+    images = RenderedImageSource(**drawn)
+    pairs = SyntheticPairs(images, prompts(), count=IMAGES, batch_size=BATCH, seed=seed)
     if method == CURRENT:
         return RegularizerPlugin(CrossModalDistillation(CurrentPairs()), settings["alpha"])
     if method == ALIGNMENT_ONLY:
@@ -375,6 +384,7 @@ COMPARED = (
     (DISTILLED, TUNED_FAST),
     (DISTILLED_SLOW, TUNED),
     (ALIGNED, DISTILLED),
+    tuple(FAITHFUL)[::-1],
     (FULL, ALIGNED),
     (CONSOLIDATED, DISTILLED),
     (STATIC, FULL),

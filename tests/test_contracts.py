@@ -218,6 +218,7 @@ COMPONENTS = [
             "dtype": "float8",
             "height": 0,
             "width": 0,
+            "revision": 3,
             "batch_size": 0,
             "device": "abacus",
             "most_attempts": 0,

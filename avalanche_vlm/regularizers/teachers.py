@@ -41,6 +41,8 @@ class LastTeacher(Teacher):
 class InitialTeacher(Teacher):
     """The model as it was before its first experience.
 
+    It belongs to one run: a second would be taught by the first one's weights.
+
     References:
         Zheng et al., Preventing Zero-Shot Transfer Degradation in Continual Learning of
         Vision-Language Models (ZSCL), ICCV 2023.

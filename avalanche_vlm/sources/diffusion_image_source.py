@@ -57,6 +57,8 @@ class DiffusionImageSource(ImageSource):
         dtype: of the pipeline, ``"float32"``, ``"float16"`` or ``"bfloat16"``.
         height: of the images, in pixels; None for what the pipeline was trained with.
         width: likewise.
+        revision: of the pipeline on the hub, a tag or a commit; None for the newest. Weights that change
+            under one name give other images under the same settings.
         batch_size: images that are made at once.
         device: where images are made; see also `to`.
         most_attempts: draws of an image until one is not black.
@@ -93,6 +95,7 @@ class DiffusionImageSource(ImageSource):
         dtype: str = "float32",
         height: int | None = None,
         width: int | None = None,
+        revision: str | None = None,
         batch_size: int = 8,
         device: torch.device | str = "cpu",
         most_attempts: int = 10,
@@ -105,6 +108,7 @@ class DiffusionImageSource(ImageSource):
         for name, size in (("height", height), ("width", width)):
             if size is not None:
                 check_count(name, size)
+        check_type("revision", revision, (str, type(None)))
         check_count("batch_size", batch_size)
         check_count("most_attempts", most_attempts)
         self.pipeline = pipeline
@@ -114,6 +118,7 @@ class DiffusionImageSource(ImageSource):
         self.dtype = dtype
         self.height = height
         self.width = width
+        self.revision = revision
         self.batch_size = batch_size
         self.device = _device(device)
         self.most_attempts = most_attempts
@@ -131,6 +136,7 @@ class DiffusionImageSource(ImageSource):
             "dtype": self.dtype,
             "height": self.height,
             "width": self.width,
+            "revision": self.revision,
             "most_attempts": self.most_attempts,
         }
 
@@ -214,7 +220,9 @@ class DiffusionImageSource(ImageSource):
         scheduler = None if self.scheduler is None else _scheduler_class(diffusers, self.scheduler)
         dtype = _DTYPES[self.dtype]
         with _without_progress_bars(diffusers):
-            loaded: Any = diffusers.DiffusionPipeline.from_pretrained(str(self.pipeline), dtype=dtype)
+            loaded: Any = diffusers.DiffusionPipeline.from_pretrained(
+                str(self.pipeline), dtype=dtype, revision=self.revision
+            )
         if loaded.dtype != dtype:
             loaded.to(dtype)  # older versions do not know the argument, and load float32
         self._arguments(loaded)

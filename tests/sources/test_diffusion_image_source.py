@@ -178,7 +178,7 @@ def test_the_description_is_plain_and_leaves_out_what_only_rounds(folder):
     assert told["pipeline"] == str(folder)
     assert set(told) == {
         *("kind", "pipeline", "steps", "guidance_scale", "scheduler"),
-        *("dtype", "height", "width", "most_attempts"),
+        *("dtype", "height", "width", "revision", "most_attempts"),
     }
 
 
@@ -302,6 +302,7 @@ def test_without_diffusers_it_says_what_to_install(monkeypatch, folder):
         ("dtype", "float8"),
         ("height", 0),
         ("width", 2.5),
+        ("revision", 3),
         ("batch_size", 0),
         ("device", "abacus"),
         ("device", 2.5),
