@@ -163,11 +163,11 @@ def findings(rows: list) -> str:
         f"{over(CURRENT, DISTILLED)}.\n"
         f"- **Upper lines.** Real images of earlier data sets in the place of drawn ones, over GIFT: "
         f"{over(REAL, FULL)}. The host's replay of ten real images a class, at a rate that it chose, has "
-        f"Transfer {mean(REPLAY, transfer)} and Last {mean(REPLAY, last)}, against {mean(FULL, transfer)} and "
+        f"{mean(REPLAY, transfer)} and {mean(REPLAY, last)}, against {mean(FULL, transfer)} and "
         f"{mean(FULL, last)} of GIFT and {mean(DISTILLED, transfer)} and {mean(DISTILLED, last)} of "
         "distillation.\n"
-        f"- Zero-shot has {mean(ZERO_SHOT, transfer)}, {mean(ZERO_SHOT, average)} and {mean(ZERO_SHOT, last)}: "
-        "Transfer counts the digits too, of which the small CLIP knows nothing.\n"
+        f"- Zero-shot has {mean(ZERO_SHOT, transfer)} and {mean(ZERO_SHOT, last)} (Average "
+        f"{mean(ZERO_SHOT, average)}): Transfer counts the digits too, which it cannot read.\n"
     )
 
 
