@@ -42,7 +42,7 @@ from avalanche_vlm.strategies import GIFT, ZSCL, FineTune, ZeroShot
 from avalanche_vlm.world import HELD_OUT, TRAINED
 
 SEEDS, SELECTION_SEEDS = (0, 1, 2, 3, 4), (100, 101)
-COMBINATION_SEEDS = SEEDS[:3]
+FEWER_SEEDS = SEEDS[:3]
 STYLES = ("sketch", "night", "mosaic")
 ORDER, SELECTION_ORDER = (*STYLES, "digits"), ("mosaic", "digits", "sketch", "night")
 ITERATIONS, BATCH, IMAGES = 32, 32, 400
@@ -70,7 +70,9 @@ STUDY = (
     *(ZERO_SHOT, TUNED, TUNED_FAST, PENALTY, DISTILLED_SLOW, DISTILLED, ALIGNED, FULL, CONSOLIDATED, STATIC),
     *(ROWS_ONLY, COLUMNS_ONLY, FEATURES, INITIAL, MIXED, HALF, CURRENT, REFERENCE, REAL, REPLAY),
 )
+# Those whose seeds are fewer; the table says how many there are.
 COMBINATIONS = (LORA, GIFT_LORA, GIFT_REPLAY, ALIGNMENT_ONLY, *FAITHFUL)
+FEWER = (STATIC, FEATURES, INITIAL, MIXED, HALF, CURRENT, REPLAY, *COMBINATIONS)
 RATES = (1e-4, 3e-4, 1e-3)
 GRIDS = {
     TUNED: [{"lr": rate} for rate in (1e-5, 3e-5, *RATES)],
