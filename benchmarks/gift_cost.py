@@ -5,10 +5,11 @@
 Time: strategies with the same batches of real and synthetic images take turns of a few iterations in one
 process, so that all meet the same load; an iteration is timed from callback to callback, and ratios are
 those of medians. Batches are small at the size of ViT-B-32 (4 real and 4 synthetic images), where the
-arithmetic on the weights, the same for every batch size, weighs most. The plain version is `tests/reference/gift_reference.py`: a teacher of its own that is
-asked at every step, an anchor of its own, and two backward passes. Memory: the largest resident size of a
-process of its own that makes a few steps, less that after imports. One thread, random weights for
-ViT-B-32. Writes ``gift_cost.md`` beside this file. Needs ``fork``, so Linux or macOS.
+arithmetic on the weights, the same for every batch size, weighs most. The plain version is
+`tests/reference/gift_reference.py`: a teacher of its own that is asked at every step, an anchor of its own,
+and two backward passes. Memory: the largest resident size of a process of its own that makes a few steps,
+less that after imports. One thread, random weights for ViT-B-32. Writes ``gift_cost.md`` beside this file.
+Needs ``fork``, so Linux or macOS.
 """
 
 import argparse
