@@ -58,6 +58,8 @@ class CGIL(VLMTemplate):
         label space of the metrics says which count in evaluation.
     """
 
+    _fresh_optimizer_state = True
+
     def __init__(
         self,
         *,
@@ -77,7 +79,3 @@ class CGIL(VLMTemplate):
         )
         template.setdefault("train_mb_size", 128)
         super().__init__(model=model, optimizer=optimizer, plugins=[*plugins, replay], **template)
-
-    def make_optimizer(self, reset_optimizer_state: bool = True, **kwargs: Any) -> None:
-        """Let the optimizer hold what trains, with a fresh state in every experience."""
-        super().make_optimizer(reset_optimizer_state=True, **kwargs)

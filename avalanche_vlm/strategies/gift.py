@@ -10,7 +10,7 @@ from typing_extensions import Unpack
 
 from avalanche_vlm._checks import check_count, check_number, check_type
 from avalanche_vlm.models import CLIPClassifier
-from avalanche_vlm.plugins import AdaptiveWeightConsolidationPlugin, LabelSpaceCrossEntropy
+from avalanche_vlm.plugins import AdaptiveWeightConsolidationPlugin
 from avalanche_vlm.regularizers import (
     CrossModalDistillation,
     ImageTextAlignment,
@@ -19,11 +19,12 @@ from avalanche_vlm.regularizers import (
     Teacher,
 )
 from avalanche_vlm.sources import ImageNetPrompts, ImageSource, LearnedClassPrompts, PromptPool, PromptUnion
-from avalanche_vlm.strategies.template import TemplateArguments, VLMTemplate
+from avalanche_vlm.strategies.domain_fine_tuning import DomainFineTuning
+from avalanche_vlm.strategies.template import TemplateArguments
 
 
 @final
-class GIFT(VLMTemplate):
+class GIFT(DomainFineTuning):
     r"""Fine-tune, and keep what the model says of images that are generated from what it knows.
 
     .. math:: L = L_{CE} + \alpha L_{KD} + \beta L_{Align} + \lambda \sum_i F_i (\theta_i - \theta^{t-1}_i)^2
@@ -104,12 +105,10 @@ class GIFT(VLMTemplate):
             [distillation_weight, alignment_weight],
         )
         consolidation = AdaptiveWeightConsolidationPlugin(terms, consolidation_weight=consolidation_weight)
-        if "criterion" not in template:
-            template["criterion"] = LabelSpaceCrossEntropy("experience", label_smoothing=label_smoothing)
-            template.setdefault("text_space", "experience")
-        template.setdefault("train_mb_size", 64)
-        super().__init__(model=model, optimizer=optimizer, plugins=[*plugins, consolidation], **template)
-
-    def make_optimizer(self, reset_optimizer_state: bool = True, **kwargs: Any) -> None:
-        """Let the optimizer hold what trains, with a fresh state in every experience."""
-        super().make_optimizer(reset_optimizer_state=True, **kwargs)
+        super().__init__(
+            model=model,
+            optimizer=optimizer,
+            label_smoothing=label_smoothing,
+            plugins=[*plugins, consolidation],
+            **template,
+        )

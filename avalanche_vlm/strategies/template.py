@@ -118,6 +118,7 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
     """
 
     _resume_point: _ResumePoint | None = None
+    _fresh_optimizer_state = False  # of a method whose optimizer forgets between experiences
 
     def __init__(
         self,
@@ -187,7 +188,8 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
                 "Give CLIPClassifier trainable='image', 'text', 'both' or LoRA(...), or a head that learns.",
             )
         super().make_optimizer(
-            reset_optimizer_state=reset_optimizer_state, **{**kwargs, "remove_params": True}
+            reset_optimizer_state=reset_optimizer_state or self._fresh_optimizer_state,
+            **{**kwargs, "remove_params": True},
         )
 
     def resume_inside_experience(

@@ -12,7 +12,7 @@ from typing_extensions import Unpack
 
 from avalanche_vlm._checks import check_count, check_number, check_type
 from avalanche_vlm.models import CLIPClassifier
-from avalanche_vlm.plugins import LabelSpaceCrossEntropy, RegularizerPlugin, WeightEnsemblePlugin
+from avalanche_vlm.plugins import RegularizerPlugin, WeightEnsemblePlugin
 from avalanche_vlm.regularizers import (
     InitialTeacher,
     PreviousWeightsPenalty,
@@ -20,11 +20,12 @@ from avalanche_vlm.regularizers import (
     ReferencePairs,
     Teacher,
 )
-from avalanche_vlm.strategies.template import TemplateArguments, VLMTemplate
+from avalanche_vlm.strategies.domain_fine_tuning import DomainFineTuning
+from avalanche_vlm.strategies.template import TemplateArguments
 
 
 @final
-class ZSCL(VLMTemplate):
+class ZSCL(DomainFineTuning):
     r"""Fine-tune, and keep what the initial model says of reference images among reference texts.
 
     .. math:: L = L_{CE} + \alpha L_{dist} + \lambda \sum_i (\theta_i - \theta^{t-1}_i)^2
@@ -98,12 +99,10 @@ class ZSCL(VLMTemplate):
             RegularizerPlugin(PreviousWeightsPenalty(), penalty_weight),
             WeightEnsemblePlugin(ensemble_every),
         ]
-        if "criterion" not in template:
-            template["criterion"] = LabelSpaceCrossEntropy("experience", label_smoothing=label_smoothing)
-            template.setdefault("text_space", "experience")
-        template.setdefault("train_mb_size", 64)
-        super().__init__(model=model, optimizer=optimizer, plugins=[*plugins, *own], **template)
-
-    def make_optimizer(self, reset_optimizer_state: bool = True, **kwargs: Any) -> None:
-        """Let the optimizer hold what trains, with a fresh state in every experience."""
-        super().make_optimizer(reset_optimizer_state=True, **kwargs)
+        super().__init__(
+            model=model,
+            optimizer=optimizer,
+            label_smoothing=label_smoothing,
+            plugins=[*plugins, *own],
+            **template,
+        )
