@@ -14,7 +14,7 @@ from avalanche.benchmarks.utils.flat_data import FlatData
 from avalanche.training.supervised import JointTraining
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Subset
+from torch.utils.data import ConcatDataset, DataLoader, Subset, default_collate
 
 from avalanche_vlm._checks import wrong_type, wrong_value
 from avalanche_vlm.functional.label_space import LabelSpace, label_space_columns
@@ -102,6 +102,16 @@ def experience_classes(experience: Any) -> Tensor:
             "Leave it out of the stream, or look at how the benchmark was split.",
         )
     return torch.tensor(sorted(int(label) for label in dataset.targets.uniques))
+
+
+def eval_loader(dataset: Any, batch_size: int) -> DataLoader[Any]:
+    """Return a loader of a data set of the host: each sample once, in order, without a random draw."""
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        collate_fn=getattr(dataset, "collate_fn", default_collate),
+        generator=torch.Generator(),  # from which the loader draws a seed for its workers
+    )
 
 
 def trained_experiences(strategy: Any) -> list[Any]:

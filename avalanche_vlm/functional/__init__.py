@@ -14,6 +14,13 @@ from avalanche_vlm.functional.accuracy_matrix import (
     transfer,
     zero_shot_accuracy,
 )
+from avalanche_vlm.functional.anchors import (
+    AdversarialImages,
+    AnchorSet,
+    PixelSpace,
+    dual_targeted_pgd,
+    nearest_images,
+)
 from avalanche_vlm.functional.consolidation import normalised_importance
 from avalanche_vlm.functional.cross_modal import (
     contrastive_distillation,
@@ -38,11 +45,26 @@ from avalanche_vlm.functional.label_space import (
     label_space_predictions,
 )
 from avalanche_vlm.functional.learning_rates import WarmupCosine
+from avalanche_vlm.functional.prototypes import transferred_prototypes
+from avalanche_vlm.functional.semantic_drift import (
+    SemanticDrift,
+    jensen_shannon_divergence,
+    semantic_drift,
+)
+from avalanche_vlm.functional.text_geometry import (
+    nearest_classes,
+    neighbour_cosines,
+    text_geometry_divergence,
+)
 
 __all__ = [
     "LABEL_SPACES",
+    "AdversarialImages",
+    "AnchorSet",
     "FeatureSums",
     "LabelSpace",
+    "PixelSpace",
+    "SemanticDrift",
     "WarmupCosine",
     "accuracy_matrix_summary",
     "average_accuracy",
@@ -52,20 +74,28 @@ __all__ = [
     "contrastive_distillation",
     "cosine_logits",
     "discriminant_weights",
+    "dual_targeted_pgd",
     "feature_distance",
     "feature_sums",
     "forgetting",
     "forward_transfer",
     "fused_logits",
     "image_text_alignment",
+    "jensen_shannon_divergence",
     "label_space_columns",
     "label_space_cross_entropy",
     "label_space_predictions",
     "last_accuracy",
+    "nearest_classes",
+    "nearest_images",
+    "neighbour_cosines",
     "normalised_importance",
+    "semantic_drift",
     "shared_targets",
     "shrunk_covariance",
     "soft_label_divergence",
+    "text_geometry_divergence",
     "transfer",
+    "transferred_prototypes",
     "zero_shot_accuracy",
 ]

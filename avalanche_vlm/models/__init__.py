@@ -3,6 +3,7 @@
 from avalanche_vlm.models.adapters import EmbeddingAdapter, ResidualAdapter
 from avalanche_vlm.models.backbone import EmbeddingBackbone, VisionLanguageBackbone
 from avalanche_vlm.models.classifier import CLIPClassifier, Prediction
+from avalanche_vlm.models.dual_path_head import DualPathHead
 from avalanche_vlm.models.feature_heads import CosineHead, TextFeatureHead
 from avalanche_vlm.models.fingerprint import fingerprint
 from avalanche_vlm.models.gaussian_discriminant_head import GaussianDiscriminantHead
@@ -23,6 +24,7 @@ from avalanche_vlm.models.zero_shot_head import UnnormalisedZeroShotHead, ZeroSh
 __all__ = [
     "CLIPClassifier",
     "CosineHead",
+    "DualPathHead",
     "EmbeddingAdapter",
     "EmbeddingBackbone",
     "GaussianDiscriminantHead",

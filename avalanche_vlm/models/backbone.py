@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from avalanche_vlm._checks import check_count, check_number
+from avalanche_vlm.functional.anchors import PixelSpace
 
 
 class VisionLanguageBackbone(nn.Module, ABC):
@@ -45,6 +46,16 @@ class VisionLanguageBackbone(nn.Module, ABC):
     def logit_bias(self) -> Tensor | float:
         """The bias b of the logits s·cos + b; 0 except in SigLIP-style models."""
         return 0.0
+
+    @property
+    def raw_dim(self) -> int | None:
+        """Width D_raw of the raw visual features; None where the image tower has none."""
+        return None
+
+    @property
+    def pixel_space(self) -> PixelSpace:
+        """What the numbers of a preprocessed image mean; by default they are pixel values in [0, 1]."""
+        return PixelSpace()
 
     @abstractmethod
     def encode_image_raw(self, images: Tensor) -> Tensor:

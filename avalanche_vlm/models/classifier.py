@@ -26,6 +26,7 @@ from avalanche_vlm.models.backbone import VisionLanguageBackbone
 from avalanche_vlm.models.fingerprint import fingerprint
 from avalanche_vlm.models.heads import TextHead, adds_names
 from avalanche_vlm.models.lora import LoRA, add_lora, set_lora_mode, thaw_lora
+from avalanche_vlm.models.modes import in_eval_mode
 from avalanche_vlm.models.parts import part_config
 from avalanche_vlm.models.zero_shot_head import ZeroShotHead
 from avalanche_vlm.text import ClassNames
@@ -239,12 +240,24 @@ class CLIPClassifier(DynamicModule):
     def encode(self, x: Tensor) -> Tensor:
         """Return embeddings (B, D) of images (B, 3, H, W); embeddings (B, D) pass through.
 
-        The one place that decides which of the two ``x`` is.
-
         Raises:
             TypeError: ``x`` is not a float tensor.
             ValueError: ``x`` has neither shape, or another image size or width than the model's.
         """
+        return self.backbone.encode_image(x) if self._are_images(x) else x
+
+    def encode_with_raw(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return embeddings (B, D), and the raw visual features (B, D_raw) that they are projected from.
+
+        Embeddings pass through, and come without raw features. Errors are those of `encode`.
+        """
+        if not self._are_images(x):
+            return x, None
+        raw = self.backbone.encode_image_raw(x)
+        return self.backbone.project_image(raw), raw
+
+    def _are_images(self, x: Tensor) -> bool:
+        """Return whether ``x`` is images or embeddings: the one place that decides it."""
         if not isinstance(x, Tensor) or not x.is_floating_point():
             got = x.dtype if isinstance(x, Tensor) else type(x).__name__
             raise TypeError(
@@ -254,9 +267,9 @@ class CLIPClassifier(DynamicModule):
             )
         size = self.backbone.image_size
         if x.ndim == 2 and x.shape[1] == self.backbone.embed_dim:
-            return x
+            return False
         if x.ndim == 4 and (size is None or tuple(x.shape[1:]) == (3, *size)):
-            return self.backbone.encode_image(x)
+            return True
         images = "no images" if size is None else f"images (B, 3, {size[0]}, {size[1]})"
         raise wrong_value(
             "x",
@@ -267,13 +280,30 @@ class CLIPClassifier(DynamicModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (B, C) over all named classes for images (B, 3, H, W) or embeddings (B, D)."""
-        return self.logits_from_embeddings(self.encode(x))
+        if not self.head.reads_raw_features:
+            return self.logits_from_embeddings(self.encode(x))
+        embeddings, raw = self.encode_with_raw(x)
+        return self.head.logits_with_raw(self.backbone, self.adapted(embeddings), raw)
 
     def logits_from_embeddings(self, embeddings: Tensor) -> Tensor:
         """Return logits (B, C) over all named classes for un-normalised embeddings (B, D)."""
-        if self.image_adapter is not None:
-            embeddings = self.image_adapter(embeddings)
-        return self.head.logits(self.backbone, embeddings)
+        return self.head.logits(self.backbone, self.adapted(embeddings))
+
+    def adapted(self, embeddings: Tensor) -> Tensor:
+        """Return embeddings (B, D) as the head sees them, behind the image adapter if there is one."""
+        return embeddings if self.image_adapter is None else self.image_adapter(embeddings)
+
+    def similarities(self, x: Tensor) -> Tensor:
+        r"""Return :math:`s \cos(f_I(x), w_c) + b`, (B, C), whatever else the head takes into its logits.
+
+        Args:
+            x: images (B, 3, H, W) or embeddings (B, D).
+
+        Raises:
+            ValueError: the head makes its class weights of each image, so that there are none to compare.
+        """
+        text, embeddings = self.head.text_part, self.adapted(self.encode(x))
+        return text.compare(self.backbone, embeddings, text(self.backbone))
 
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
@@ -349,14 +379,10 @@ class CLIPClassifier(DynamicModule):
             raise wrong_value("space", "'all', because no class has been trained on yet", repr(space))
         if top_k > len(columns):
             raise wrong_value("top_k", f"at most {len(columns)}, the classes of space {space!r}", top_k)
-        modes = [(module, module.training) for module in self.modules()]
-        self.eval()
-        try:
+        self.head.forget_what_trains(self.backbone)
+        with in_eval_mode(self):
             parts = images.to(scale.dtype).split(batch_size)
             logits = torch.cat([self(part.to(scale.device)).float().cpu() for part in parts])
-        finally:
-            for module, mode in modes:
-                module.training = mode
         best = logits[:, columns].softmax(dim=1).topk(top_k)
         class_ids = columns[best.indices]
         names = [[self.class_names[index] for index in row] for row in class_ids.tolist()]

@@ -22,7 +22,7 @@ from avalanche_vlm.models.backbone import VisionLanguageBackbone
 from avalanche_vlm.models.heads import TextHead, adds_names
 from avalanche_vlm.models.parts import part_config, part_from_config
 from avalanche_vlm.models.zero_shot_head import ZeroShotHead
-from avalanche_vlm.text import ClassNames
+from avalanche_vlm.text import ClassNames, PromptTemplate
 
 _SUMS = ("counts", "sums", "second_moment")
 
@@ -168,6 +168,15 @@ class GaussianDiscriminantHead(TextHead):
             unit = torch.nn.functional.normalize(embeddings.float(), dim=-1)
             scores = unit @ weights.T + biases
             return fused_logits(zero_shot, scores, classes, fusion_weight=self.fusion_weight)
+
+    @property
+    def text_part(self) -> TextHead:
+        """That of the zero-shot head."""
+        return self.zero_shot.text_part
+
+    def templates_of(self, dataset: str) -> tuple[PromptTemplate, ...]:
+        """Return those of the zero-shot head."""
+        return self.zero_shot.templates_of(dataset)
 
     def _weights(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return classes (K,), weights (K, D) and biases (K,), solved anew when samples have come."""

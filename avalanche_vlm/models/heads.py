@@ -15,7 +15,7 @@ from typing_extensions import Self
 
 from avalanche_vlm._checks import wrong_value
 from avalanche_vlm.models.backbone import VisionLanguageBackbone
-from avalanche_vlm.text import ClassNames
+from avalanche_vlm.text import ClassNames, PromptTemplate
 
 TEXTS_AT_ONCE = 256  # bounds the memory of encoding without gradient
 
@@ -39,6 +39,7 @@ class TextHead(DynamicModule, ABC):
         self.class_names: ClassNames | None = None
         self._kept: dict[tuple[bool, ...], tuple[list[Any], Tensor]] = {}
         self._resting: tuple[Tensor, Tensor] | None = None
+        self._step: _StepWeights | None = None
 
     def set_classes(self, class_names: ClassNames, backbone: VisionLanguageBackbone) -> None:
         """Take the names of all classes; called by the classifier, again if names are added."""
@@ -56,10 +57,17 @@ class TextHead(DynamicModule, ABC):
         trains = any(t.requires_grad for t in tensors)
         if trains and torch.is_grad_enabled():
             self._kept = {}  # a step may follow, and fused optimizers do not count theirs
-            if class_ids is None and self._resting is not None:
+            if class_ids is not None:
+                shared = None if self._step is None else self._step.rows(class_ids, tensors)
+                return self.encode(backbone, class_ids) if shared is None else shared
+            live, weights = None, None
+            if self._resting is not None:
                 live, others = self._resting
-                return others.index_copy(0, live, self.encode(backbone, live).to(others.dtype))
-            return self.encode(backbone, ids if class_ids is None else class_ids)
+                weights = others.index_copy(0, live, self.encode(backbone, live).to(others.dtype))
+            weights = self.encode(backbone, ids) if weights is None else weights
+            if self._step is not None:
+                self._step.note(weights, live, tensors)
+            return weights
         device = backbone.logit_scale.device.type
         precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         state = [precision, *((t.data_ptr(), t._version) for t in tensors)]
@@ -86,6 +94,30 @@ class TextHead(DynamicModule, ABC):
         finally:
             self._resting = None
 
+    @contextlib.contextmanager
+    def encoding_once(self) -> Generator[None]:
+        """Let the weights of the first forward pass inside serve all who ask for rows of them afterwards.
+
+        Between a forward pass and its backward pass several terms of a loss may ask ``head(backbone,
+        class_ids)``: they get rows of the same weights, with their graph, as long as nothing that these
+        depend on has changed.
+        """
+        self._step = _StepWeights()
+        try:
+            yield
+        finally:
+            self._step = None
+
+    @property
+    def text_part(self) -> TextHead:
+        """The head whose class weights images are compared with: this one, or one inside that it fuses."""
+        return self
+
+    @property
+    def reads_raw_features(self) -> bool:
+        """Whether logits depend on the raw visual features too, so that `logits_with_raw` wants them."""
+        return False
+
     @property
     def depends_on_mode(self) -> bool:
         """Whether the weights are others in training mode, those of heads inside this one aside."""
@@ -110,6 +142,16 @@ class TextHead(DynamicModule, ABC):
         with the backbone's scale s and bias b; a head that compares otherwise says how.
         """
         return self.compare(backbone, embeddings, self(backbone))
+
+    def logits_with_raw(
+        self, backbone: VisionLanguageBackbone, embeddings: Tensor, raw: Tensor | None
+    ) -> Tensor:
+        """Return `logits` where raw visual features (B, D_raw) are at hand; None where they are not."""
+        return self.logits(backbone, embeddings)
+
+    def templates_of(self, dataset: str) -> tuple[PromptTemplate, ...]:
+        """Return the templates of the classes of a data set; none where the head has no sentences."""
+        return ()
 
     def compare(self, backbone: VisionLanguageBackbone, embeddings: Tensor, weights: Tensor) -> Tensor:
         """Return the logits (B, C) of un-normalised embeddings (B, D) for weights (C, D) of this head."""
@@ -147,7 +189,7 @@ class TextHead(DynamicModule, ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         # Kept weights are cheap to make and keyed by memory addresses: no copy or pickle has them.
-        return {**self.__dict__, "_kept": {}, "_resting": None}
+        return {**self.__dict__, "_kept": {}, "_resting": None, "_step": None}
 
     @abstractmethod
     def config(self) -> dict[str, Any]:
@@ -157,6 +199,30 @@ class TextHead(DynamicModule, ABC):
     def from_config(cls, config: dict[str, Any]) -> Self:
         """Rebuild the head from what `config` returned; a state dict replaces its weights."""
         return cls(**config)
+
+
+class _StepWeights:
+    """The class weights of the first forward pass of a step, for whoever asks for rows of them."""
+
+    def __init__(self) -> None:
+        self._weights: Tensor | None = None
+        self._live: Tensor | None = None
+        self._versions: list[int] = []
+
+    def note(self, weights: Tensor, live: Tensor | None, depends_on: list[Tensor]) -> None:
+        """Keep the weights (C, D) of a forward pass, of which the classes ``live`` have a gradient."""
+        if self._weights is None:  # the graph of a later pass may be gone when somebody asks
+            self._weights, self._live = weights, live
+            self._versions = [tensor._version for tensor in depends_on]
+
+    def rows(self, class_ids: Tensor, depends_on: list[Tensor]) -> Tensor | None:
+        """Return the rows of some classes; None where they are not there, or out of date."""
+        if self._weights is None or self._versions != [tensor._version for tensor in depends_on]:
+            return None
+        class_ids = class_ids.to(self._weights.device)
+        if self._live is not None and not torch.isin(class_ids, self._live).all():
+            return None
+        return self._weights.index_select(0, class_ids)
 
 
 def scaled_products(backbone: VisionLanguageBackbone, embeddings: Tensor, weights: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from open_clip.transformer import TextTransformer, VisionTransformer, text_globa
 from torch import Tensor, nn
 
 from avalanche_vlm._checks import check_choice, check_type, wrong_type, wrong_value
+from avalanche_vlm.functional.anchors import PixelSpace
 from avalanche_vlm.models.backbone import VisionLanguageBackbone
 from avalanche_vlm.models.open_clip_loading import (
     PREPROCESSING,
@@ -146,6 +147,21 @@ class OpenCLIPBackbone(VisionLanguageBackbone):
     def logit_bias(self) -> Tensor | float:
         """The bias of SigLIP-style models, 0 for others."""
         return 0.0 if self.logit_bias_parameter is None else self.logit_bias_parameter
+
+    @property
+    def raw_dim(self) -> int | None:
+        """Width of the pooled features before the projection; None for ResNets, which have none."""
+        tower = self.image_tower
+        if isinstance(tower, TimmModel):
+            return int(tower.trunk.num_features)  # pyright: ignore[reportArgumentType]
+        if not isinstance(tower, VisionTransformer):
+            return None
+        return int(tower.output_dim if tower.proj is None else tower.proj.shape[0])
+
+    @property
+    def pixel_space(self) -> PixelSpace:
+        """The mean and standard deviation that images are normalised with."""
+        return PixelSpace(*(tuple(map(float, self._preprocess[part])) for part in ("mean", "std")))
 
     def encode_image_raw(self, images: Tensor) -> Tensor:
         """Map images (B, 3, H, W) to the pooled features (B, D_raw) before the projection."""

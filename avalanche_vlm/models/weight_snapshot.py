@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from avalanche_vlm._checks import check_number, check_type, wrong_value
 from avalanche_vlm.models.classifier import CLIPClassifier
 from avalanche_vlm.models.heads import TextHead
+from avalanche_vlm.models.modes import in_eval_mode
 
 
 @final
@@ -94,22 +95,17 @@ class WeightSnapshot:
                     tuple(live[name].shape),
                     "Name all classes with model.set_classes before the first training.",
                 )
-        modes = [module for module in model.modules() if module.training and not _chooses_text(module)]
         own = {name: live[name].data for name in self.tensors if name in live}
         try:
-            for module in modes:
-                module.training = False
             for name in own:
                 live[name].data = self.tensors[name].to(own[name].device)
             # Autocast keeps its copies of weights by tensor, whatever is in it by now.
             torch.clear_autocast_cache()
-            with torch.no_grad():
+            with torch.no_grad(), in_eval_mode(model, unless=_chooses_text):
                 yield model
         finally:
             for name, tensor in own.items():
                 live[name].data = tensor
-            for module in modes:
-                module.training = True
             torch.clear_autocast_cache()
 
     @property

@@ -1,5 +1,6 @@
 """Plugins: thin shells on the host's callbacks."""
 
+from avalanche_vlm.plugins.adversarial_anchor_distillation import AdversarialAnchorDistillationPlugin
 from avalanche_vlm.plugins.fast_loading_plugin import FastLoadingPlugin
 from avalanche_vlm.plugins.gaussian_discriminant import GaussianDiscriminantPlugin
 from avalanche_vlm.plugins.gdumb import GDumbPlugin
@@ -8,6 +9,7 @@ from avalanche_vlm.plugins.generative_latent_replay import (
     PastGenerativeLatentReplayPlugin,
 )
 from avalanche_vlm.plugins.label_space_cross_entropy import LabelSpaceCrossEntropy
+from avalanche_vlm.plugins.prototypes import PrototypePlugin, PrototypeTransferPlugin
 from avalanche_vlm.plugins.regularizer import RegularizerPlugin
 from avalanche_vlm.plugins.synaptic_intelligence import SynapticIntelligencePlugin
 from avalanche_vlm.plugins.weight_consolidation import (
@@ -18,12 +20,15 @@ from avalanche_vlm.plugins.weight_ensemble import WeightEnsemblePlugin
 
 __all__ = [
     "AdaptiveWeightConsolidationPlugin",
+    "AdversarialAnchorDistillationPlugin",
     "FastLoadingPlugin",
     "GDumbPlugin",
     "GaussianDiscriminantPlugin",
     "GenerativeLatentReplayPlugin",
     "LabelSpaceCrossEntropy",
     "PastGenerativeLatentReplayPlugin",
+    "PrototypePlugin",
+    "PrototypeTransferPlugin",
     "RegularizerPlugin",
     "StaticWeightConsolidationPlugin",
     "SynapticIntelligencePlugin",

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from avalanche.training.storage_policy import BalancedExemplarsBuffer, ReservoirSamplingBuffer
 from torch import Tensor
-from torch.utils.data import DataLoader, default_collate
 
 from avalanche_vlm._checks import wrong_type, wrong_value
+from avalanche_vlm._host import eval_loader
 from avalanche_vlm.models import CLIPClassifier
 from avalanche_vlm.plugins.fast_loader import fast_loader
 
@@ -37,13 +37,8 @@ def latent_features(strategy: Any, data: Any) -> Iterator[tuple[Tensor, Tensor, 
         _check_images(strategy)
         # The host moves the model only after it has prepared the data.
         model.to(strategy.device)
-    loader: Any = DataLoader(
-        dataset,
-        batch_size=strategy.eval_mb_size if of_images else max(_EMBEDDINGS_AT_ONCE, strategy.eval_mb_size),
-        collate_fn=getattr(dataset, "collate_fn", default_collate),
-        generator=torch.Generator(),  # from which the loader draws a seed for its workers
-    )
-    for x, y, *rest in fast_loader(loader):
+    size = strategy.eval_mb_size if of_images else max(_EMBEDDINGS_AT_ONCE, strategy.eval_mb_size)
+    for x, y, *rest in fast_loader(eval_loader(dataset, size)):
         yield _encoded(model, x.to(strategy.device)) if of_images else x, y, rest[-1] if rest else None
 
 

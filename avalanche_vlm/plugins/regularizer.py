@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from typing import Any, final
+from typing import Any
 
 from avalanche.core import SupervisedPlugin
 from torch import Tensor
@@ -37,7 +37,7 @@ class RegularizingPlugin(SupervisedPlugin[Any]):
         """Get the regularizer ready."""
         self._refuse_twice(strategy)
         if self._has_effect:
-            with _autocast(strategy):
+            with autocast_of(strategy):
                 self.regularizer.pre_adapt(strategy, strategy.experience)
 
     def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
@@ -52,7 +52,7 @@ class RegularizingPlugin(SupervisedPlugin[Any]):
             TypeError: it is no scalar.
             ValueError: nothing that trains has an influence on it.
         """
-        with _autocast(strategy):
+        with autocast_of(strategy):
             term = self.regularizer(strategy.model, strategy.mb_x, strategy.mb_y, strategy.mb_output)
         if not isinstance(term, Tensor) or term.numel() != 1:
             got = tuple(term.shape) if isinstance(term, Tensor) else repr(term)
@@ -100,7 +100,6 @@ class RegularizingPlugin(SupervisedPlugin[Any]):
         self.regularizer.load_state_dict(state["regularizer"])
 
 
-@final
 class RegularizerPlugin(RegularizingPlugin):
     r"""Adds a regularizer to the loss of each batch.
 
@@ -134,7 +133,7 @@ class RegularizerPlugin(RegularizingPlugin):
             strategy.loss = strategy.loss + self.weight * self._term(strategy)
 
 
-def _autocast(strategy: Any) -> contextlib.AbstractContextManager[Any]:
+def autocast_of(strategy: Any) -> contextlib.AbstractContextManager[Any]:
     """Return the precision of the strategy's forward pass; that of a stock strategy is full."""
     return getattr(strategy, "autocast", contextlib.nullcontext)()
 

@@ -1,5 +1,7 @@
 """Regularizers: terms that are added to the training loss, and what they are made of."""
 
+from avalanche_vlm.regularizers.adversarial_anchors import AdversarialAnchors
+from avalanche_vlm.regularizers.anchor_distillation import AnchorDistillation
 from avalanche_vlm.regularizers.caption_texts import CaptionTexts, HeadTexts, TowerTexts
 from avalanche_vlm.regularizers.cross_modal_distillation import (
     CrossModalDistillation,
@@ -18,8 +20,11 @@ from avalanche_vlm.regularizers.regularizer import Regularizer
 from avalanche_vlm.regularizers.sum_regularizer import SumRegularizer
 from avalanche_vlm.regularizers.synthetic_pairs import SyntheticPairs
 from avalanche_vlm.regularizers.teachers import InitialTeacher, InterpolatedTeacher, LastTeacher, Teacher
+from avalanche_vlm.regularizers.text_geometry import TextGeometry
 
 __all__ = [
+    "AdversarialAnchors",
+    "AnchorDistillation",
     "CaptionTexts",
     "CrossModalDistillation",
     "CurrentPairs",
@@ -42,6 +47,7 @@ __all__ = [
     "SumRegularizer",
     "SyntheticPairs",
     "Teacher",
+    "TextGeometry",
     "TextToImageDistillation",
     "TowerTexts",
 ]

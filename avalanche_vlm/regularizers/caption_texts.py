@@ -84,4 +84,4 @@ class HeadTexts(CaptionTexts):
 
     def encode(self, model: CLIPClassifier, texts: Tensor) -> Tensor:
         """Return the head's weights of class ids (U,)."""
-        return model.head.encode(model.backbone, texts)
+        return model.head.text_part(model.backbone, texts)

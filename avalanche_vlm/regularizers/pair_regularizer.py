@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from abc import abstractmethod
 from collections.abc import Mapping
 from functools import partial
@@ -14,6 +13,7 @@ from avalanche_vlm._checks import check_type
 from avalanche_vlm.models import CLIPClassifier, WeightSnapshot
 from avalanche_vlm.regularizers.pairs import (
     ImageTextPairs,
+    PairBatch,
     PairFeatures,
     check_model,
     encode_images,
@@ -116,17 +116,25 @@ class PairDistillation(PairRegularizer):
         weights = self.teacher.weights(agent)  # also where nothing is compared: a teacher may keep the first
         if not self.is_active:
             return
-        model, images, texts = agent.model, self.pairs.fixed_images, self.pairs.fixed_texts
+        model = agent.model
         with weights.applied(model):
-            if images is not None:
-                self._images = encode_in_parts(partial(encode_images, model), images)
-            if texts is not None:
-                self._texts = encode_in_parts(partial(self.pairs.encode_texts, model), texts)
+            self._ask(model)
             # Copies: what the backbone returns may be the parameter itself.
             scale, bias = model.backbone.logit_scale, model.backbone.logit_bias
             self._logits = scale.clone(), bias.clone() if isinstance(bias, Tensor) else bias
-        if images is None or texts is None:
-            self._weights = weights
+        self._weights = weights
+
+    def _ask(self, model: CLIPClassifier) -> None:
+        """Ask a model, which has the teacher's weights, about what stays the same for an experience."""
+        self._ask_of_images(model)
+        texts = self.pairs.fixed_texts
+        if texts is not None:
+            self._texts = encode_in_parts(partial(self.pairs.encode_texts, model), texts)
+
+    def _ask_of_images(self, model: CLIPClassifier) -> None:
+        images = self.pairs.fixed_images
+        if images is not None:
+            self._images = encode_in_parts(partial(encode_images, model), images)
 
     def post_adapt(self, agent: Any, exp: Any) -> None:
         """Let go of the teacher."""
@@ -136,16 +144,24 @@ class PairDistillation(PairRegularizer):
     def says(self, model: CLIPClassifier, student: PairFeatures) -> PairFeatures:
         """Return what the teacher says of the pairs that a student has seen."""
         batch = student.batch
-        with contextlib.nullcontext() if self._weights is None else self._weights.applied(model):
-            images = self._rows(self._images, batch.image_rows)
-            if images is None:
-                images = encode_images(model, batch.images)
-            texts = self._rows(self._texts, batch.text_rows)
-            if texts is None:
+        images = self.said_of_images(model, batch)
+        texts = self._rows(self._texts, batch.text_rows)
+        if texts is None:
+            assert self._weights is not None
+            with self._weights.applied(model):
                 texts = self.pairs.encode_texts(model, batch.texts)
         if batch.text_of is not None:
             texts = texts[batch.text_of]
         return PairFeatures(batch, images, lambda: texts, *self._logits)
+
+    def said_of_images(self, model: CLIPClassifier, batch: PairBatch) -> Tensor:
+        """Return the teacher's features (B, D) of the images of a batch."""
+        images = self._rows(self._images, batch.image_rows)
+        if images is None:
+            assert self._weights is not None
+            with self._weights.applied(model):
+                images = encode_images(model, batch.images)
+        return images
 
     @staticmethod
     def _rows(said: Tensor | None, rows: Tensor | None) -> Tensor | None:

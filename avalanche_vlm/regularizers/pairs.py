@@ -127,6 +127,11 @@ class ImageTextPairs(Stateful, ABC):
         """All texts (M, ...), where batches are rows of them for a whole experience, else None."""
         return None
 
+    @property
+    def fixed_classes(self) -> Tensor | None:
+        """The class (N,) that each of `fixed_images` stands for; None where they stand for none."""
+        return None
+
     @abstractmethod
     def batch(self, model: CLIPClassifier, x: Tensor, y: Tensor) -> PairBatch:
         """Return the images and texts of a step.
@@ -144,8 +149,7 @@ class ImageTextPairs(Stateful, ABC):
 
 def encode_images(model: CLIPClassifier, images: Tensor) -> Tensor:
     """Return features (B, D) of images or embeddings, as they reach the model's head."""
-    embeddings = model.encode(images)
-    return embeddings if model.image_adapter is None else model.image_adapter(embeddings)
+    return model.adapted(model.encode(images))
 
 
 def encode_pairs(pairs: ImageTextPairs, model: CLIPClassifier, batch: PairBatch) -> PairFeatures:
@@ -159,10 +163,36 @@ def encode_pairs(pairs: ImageTextPairs, model: CLIPClassifier, batch: PairBatch)
     return PairFeatures(batch, images, texts, model.backbone.logit_scale, model.backbone.logit_bias)
 
 
-def check_model(model: Any) -> CLIPClassifier:
-    """Raise unless a strategy's model is one that can be asked for texts."""
+def next_rows(
+    order: Tensor, count: int, batch_size: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return the rows of the next batch, and what is left of the order.
+
+    Batches go through ``count`` rows in a random order, and then again in another; the last batch of a
+    pass is filled up from the next one.
+
+    Args:
+        order: int64 (M,), what an earlier call has left.
+        count: number of rows.
+        batch_size: of them, in a batch; all of them where there are fewer.
+        generator: of the random orders.
+    """
+    size = min(batch_size, count)
+    while len(order) < size:
+        order = torch.cat([order, torch.randperm(count, generator=generator)])
+    return order[:size], order[size:]
+
+
+def check_classifier(model: Any) -> CLIPClassifier:
+    """Raise unless a strategy's model is a classifier of images by text."""
     if not isinstance(model, CLIPClassifier):
         raise wrong_type("model", "a CLIPClassifier, for a regularizer of images and texts", model)
+    return model
+
+
+def check_model(model: Any) -> CLIPClassifier:
+    """Raise unless a strategy's model is one that can be asked for texts."""
+    check_classifier(model)
     if model.backbone.text_tower is None:
         expected = "one with a text tower, for a regularizer of images and texts"
         advice = "Build it on an OpenCLIPBackbone; the data may stay embeddings."

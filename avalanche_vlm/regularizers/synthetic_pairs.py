@@ -11,7 +11,13 @@ from torch import Tensor
 from avalanche_vlm._checks import check_count, check_type
 from avalanche_vlm.models import CLIPClassifier
 from avalanche_vlm.regularizers.caption_texts import CaptionTexts, TowerTexts
-from avalanche_vlm.regularizers.pairs import ENCODED_AT_ONCE, ImageTextPairs, PairBatch, is_frozen
+from avalanche_vlm.regularizers.pairs import (
+    ENCODED_AT_ONCE,
+    ImageTextPairs,
+    PairBatch,
+    is_frozen,
+    next_rows,
+)
 from avalanche_vlm.sources import ImageSource, Prompt, PromptPool, draw_prompts
 
 
@@ -138,10 +144,7 @@ class SyntheticPairs(ImageTextPairs):
         """Return the next pairs."""
         assert self._pool is not None
         assert self._pool.text_of is not None
-        while len(self._order) < self.batch_size:
-            again = torch.randperm(self.count, generator=self._generator)
-            self._order = torch.cat([self._order, again])
-        rows, self._order = self._order[: self.batch_size], self._order[self.batch_size :]
+        rows, self._order = next_rows(self._order, self.count, self.batch_size, self._generator)
         rows = rows.to(self._pool.images.device)
         text_rows, text_of = self._pool.text_of[rows].unique(return_inverse=True)
         return PairBatch(self._pool.images[rows], self._pool.texts[text_rows], text_of, rows, text_rows)

@@ -135,8 +135,8 @@ def _template_of(model: CLIPClassifier, templates: Templates, dataset: str) -> P
     if isinstance(templates, PromptTemplate):
         return templates
     if templates is None:
-        templates_of = getattr(model.head, "templates_of", None)
-        return DEFAULT_TEMPLATE if templates_of is None else templates_of(dataset)[0]
+        own = model.head.templates_of(dataset)
+        return own[0] if own else DEFAULT_TEMPLATE
     if dataset not in templates:
         got = f"none for {dataset!r}" if dataset else "a mapping, where no class belongs to a data set"
         expected = "a template for every data set of the class names"

@@ -30,10 +30,10 @@ class RestingText:
             expected = f"'all' for a {type(model.head).__name__}, whose class weights are made for each image"
             raise wrong_value("text_space", expected, repr(strategy.text_space))
         with torch.no_grad(), strategy.autocast():
-            self._weights: Tensor = model.head(model.backbone).detach().float()
+            self._weights: Tensor = model.head.text_part(model.backbone).detach().float()
         self._columns = columns.to(self._weights.device)
 
     def during(self, strategy: Any) -> AbstractContextManager[None]:
         """Return what lets the classes of the space, and those of the batch, be encoded alone."""
         live = torch.cat([self._columns, strategy.mb_y.to(self._columns.device)]).unique()
-        return strategy.model.head.encoding_only(live, self._weights)
+        return strategy.model.head.text_part.encoding_only(live, self._weights)

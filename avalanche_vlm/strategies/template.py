@@ -117,6 +117,7 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
             given; at the first training, a model without anything that trains.
     """
 
+    model: CLIPClassifier  # pyright: ignore[reportIncompatibleVariableOverride]
     _resume_point: _ResumePoint | None = None
     _fresh_optimizer_state = False  # of a method whose optimizer forgets between experiences
 
@@ -261,12 +262,13 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
 
             self.optimizer.zero_grad()
             self.loss = self._make_empty_loss()
-            self._before_forward(**kwargs)
-            self.mb_output = self.forward()
-            self._after_forward(**kwargs)
-            self.loss += self.criterion()
+            with self.model.head.text_part.encoding_once():
+                self._before_forward(**kwargs)
+                self.mb_output = self.forward()
+                self._after_forward(**kwargs)
+                self.loss += self.criterion()
 
-            self._before_backward(**kwargs)
+                self._before_backward(**kwargs)
             self.backward()
             self._after_backward(**kwargs)
 

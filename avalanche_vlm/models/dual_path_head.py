@@ -1,0 +1,224 @@
+"""Text and visual prototypes side by side in one head."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from typing_extensions import Self
+
+from avalanche_vlm._checks import check_choice, check_number, check_type, wrong_type, wrong_value
+from avalanche_vlm.functional.discriminant import fused_logits
+from avalanche_vlm.models.backbone import VisionLanguageBackbone
+from avalanche_vlm.models.heads import TextHead, adds_names
+from avalanche_vlm.models.parts import part_config, part_from_config
+from avalanche_vlm.models.zero_shot_head import ZeroShotHead
+from avalanche_vlm.text import ClassNames, PromptTemplate
+
+VisualSpace = Literal["raw", "embedding"]
+
+
+class DualPathHead(TextHead):
+    r"""Text logits in training; in evaluation fused with the cosines to a visual prototype of each class.
+
+    .. math::
+        z_c = s \cos(v, w_c) + \beta \, s \cos(h, p_c) + k, \qquad c \in F
+
+    with the image's embedding v and its visual features h, the text weights w, and the prototypes p of
+    the classes F that have one. k is the same for all of F and such that F as a whole keeps the
+    probability that text gives it, as in `functional.fused_logits`; classes without a prototype keep their
+    text logits. In training mode the logits are those of the text alone, whatever prototypes there are.
+    `PrototypePlugin` fills in prototypes, `PrototypeTransferPlugin` also moves them with the tower.
+
+    Args:
+        text: the head that compares with text; None for `ZeroShotHead`.
+        fusion_weight: β, at least 0; 0 is the text alone.
+        visual_space: where prototypes live: ``"raw"``, the pooled features before the projection into the
+            embedding space, for streams of images; or ``"embedding"``, for streams of embeddings and for
+            towers without raw features.
+
+    Raises:
+        TypeError: an argument has a wrong type.
+        ValueError: a wrong number or space; when the names are set, raw features of a tower that has none;
+            in evaluation, embeddings where prototypes are of raw features.
+
+    Attributes:
+        prototypes: (C, D'), the mean visual features of each class, zeros for those without.
+        counts: int64 (C,), how many samples each is the mean of.
+
+    References:
+        SeGP-CL (arXiv 2603.12055), dual-path inference, with β = 0.5.
+
+    Deviations:
+        The sources do not say in which scale the two scores are added; here both are cosines times the
+        model's scale s. They score learned classes only: that the others keep their probability is ours.
+
+    >>> import torch
+    >>> from avalanche_vlm.models import CLIPClassifier, EmbeddingBackbone, TextFeatureHead
+    >>> head = DualPathHead(TextFeatureHead(torch.eye(3)), visual_space="embedding")
+    >>> model = CLIPClassifier(EmbeddingBackbone(3), head, class_names=["cat", "dog", "cow"]).eval()
+    >>> head.update(torch.tensor([[0.0, 1, 0], [1, 0, 0]]), torch.tensor([0, 1]))
+    >>> model(torch.tensor([[1.0, 0.9, 0.0]])).argmax(dim=1)
+    tensor([0])
+    >>> head.fusion_weight = 2.0
+    >>> model(torch.tensor([[1.0, 0.9, 0.0]])).argmax(dim=1)
+    tensor([1])
+    """
+
+    prototypes: Tensor
+    counts: Tensor
+
+    def __init__(
+        self, text: TextHead | None = None, *, fusion_weight: float = 0.5, visual_space: VisualSpace = "raw"
+    ) -> None:
+        super().__init__()
+        check_type("text", text, (TextHead, type(None)))
+        check_number("fusion_weight", fusion_weight, at_least=0)
+        check_choice("visual_space", visual_space, get_args(VisualSpace))
+        self.text = ZeroShotHead() if text is None else text
+        self.fusion_weight = fusion_weight
+        self.visual_space: VisualSpace = visual_space
+        self.register_buffer("prototypes", torch.zeros(0, 0))
+        self.register_buffer("counts", torch.zeros(0, dtype=torch.int64))
+
+    def set_classes(self, class_names: ClassNames, backbone: VisionLanguageBackbone) -> None:
+        """Take the names; prototypes of earlier classes are kept if new names come after them."""
+        width = backbone.embed_dim if self.visual_space == "embedding" else backbone.raw_dim
+        if width is None:
+            raise wrong_value(
+                "visual_space",
+                f"'embedding' for a {type(backbone).__name__} whose images have no raw features",
+                repr(self.visual_space),
+            )
+        self.text.set_classes(class_names, backbone)
+        prototypes = torch.zeros(len(class_names), width, device=self.prototypes.device)
+        counts = torch.zeros(len(class_names), dtype=torch.int64, device=self.counts.device)
+        if adds_names(self.class_names, class_names):
+            prototypes[: len(self.prototypes)], counts[: len(self.counts)] = self.prototypes, self.counts
+        self.prototypes, self.counts = prototypes, counts
+        super().set_classes(class_names, backbone)
+
+    @property
+    def classes_with_prototype(self) -> Tensor:
+        """The ids (K,) of the classes that have a prototype."""
+        return self.counts.nonzero().flatten()
+
+    def visual_features(self, embeddings: Tensor, raw: Tensor | None) -> Tensor:
+        """Return the features (B, D') that prototypes are compared with.
+
+        Args:
+            embeddings: (B, D).
+            raw: raw visual features (B, D_raw); None where the stream is one of embeddings.
+
+        Raises:
+            ValueError: raw features are needed and there are none.
+        """
+        if self.visual_space == "embedding":
+            return embeddings
+        if raw is None:
+            raise wrong_value(
+                "x",
+                "images, because the prototypes are means of raw visual features",
+                "embeddings",
+                "Use DualPathHead(visual_space='embedding') for a stream of embeddings.",
+            )
+        return raw
+
+    @torch.no_grad()
+    def update(self, features: Tensor, labels: Tensor) -> None:
+        """Take samples into the means of their classes.
+
+        Args:
+            features: floats (N, D'), as from `visual_features`.
+            labels: int64 (N,), ids of named classes.
+
+        Raises:
+            TypeError: not a tensor of floats and one of whole numbers.
+            ValueError: a wrong shape, a label without a name, or a feature that is not finite.
+        """
+        self._check(features, labels)
+        device, count = self.prototypes.device, len(self.counts)
+        labels, features = labels.to(device), features.to(device, torch.float64)
+        counts = self.counts + labels.bincount(minlength=count)
+        sums = self.prototypes.double() * self.counts[:, None]
+        sums = sums.index_add(0, labels, features)
+        # In place, as is all state of a head that resuming fills in.
+        self.prototypes.copy_(sums / counts.clamp(min=1)[:, None])
+        self.counts.copy_(counts)
+
+    def _check(self, features: Any, labels: Any) -> None:
+        names, width = self.names_or_error(), self.prototypes.shape[1]
+        if not isinstance(features, Tensor) or not features.is_floating_point():
+            raise wrong_type("features", "a float tensor (N, D')", features)
+        if not isinstance(labels, Tensor) or labels.is_floating_point():
+            raise wrong_type("labels", "a tensor (N,) of whole numbers", labels)
+        if features.ndim != 2 or features.shape[1] != width or labels.shape != features.shape[:1]:
+            got = f"{tuple(features.shape)} and labels {tuple(labels.shape)}"
+            raise wrong_value("features", f"of shape (N, {width}), with N labels", got)
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(names):
+            got = f"from {int(labels.min())} to {int(labels.max())}"
+            raise wrong_value("labels", f"in 0..{len(names) - 1}", got)
+        if not features.isfinite().all():
+            raise wrong_value("features", "finite", "some that are not")
+
+    @property
+    def text_part(self) -> TextHead:
+        """That of the text head."""
+        return self.text.text_part
+
+    @property
+    def has_class_weights(self) -> bool:
+        """Whether the text head has some."""
+        return self.text.has_class_weights
+
+    @property
+    def reads_raw_features(self) -> bool:
+        """Whether prototypes are of raw features."""
+        return self.visual_space == "raw"
+
+    def templates_of(self, dataset: str) -> tuple[PromptTemplate, ...]:
+        """Return those of the text head."""
+        return self.text.templates_of(dataset)
+
+    def encode(self, backbone: VisionLanguageBackbone, class_ids: Tensor) -> Tensor:
+        """Return the class weights (K, D) of the text head."""
+        return self.text.encode(backbone, class_ids)
+
+    def compare(self, backbone: VisionLanguageBackbone, embeddings: Tensor, weights: Tensor) -> Tensor:
+        """Return the logits (B, C) of the text head for weights (C, D) of it."""
+        return self.text.compare(backbone, embeddings, weights)
+
+    def logits(self, backbone: VisionLanguageBackbone, embeddings: Tensor) -> Tensor:
+        """Map un-normalised embeddings (B, D) to logits (B, C), where there are no raw features."""
+        return self.logits_with_raw(backbone, embeddings, None)
+
+    def logits_with_raw(
+        self, backbone: VisionLanguageBackbone, embeddings: Tensor, raw: Tensor | None
+    ) -> Tensor:
+        """Map un-normalised embeddings (B, D) and raw features (B, D_raw) to logits (B, C)."""
+        text = self.text.logits(backbone, embeddings)
+        classes = self.classes_with_prototype
+        if self.training or self.fusion_weight == 0 or len(classes) == 0:
+            return text
+        with torch.autocast(embeddings.device.type, enabled=False):
+            features = self.visual_features(embeddings, raw).float()
+            prototypes = F.normalize(self.prototypes[classes].float(), dim=1)
+            visual = backbone.logit_scale * F.normalize(features, dim=1) @ prototypes.T
+            return fused_logits(text.float(), visual, classes, fusion_weight=self.fusion_weight)
+
+    def adapt(self, classes_seen: Tensor) -> None:
+        """Pass on the classes seen."""
+        self.text.adapt(classes_seen)
+
+    def config(self) -> dict[str, Any]:
+        """Return the arguments, the text head by kind and configuration."""
+        own = {"fusion_weight": self.fusion_weight, "visual_space": self.visual_space}
+        return {"text": part_config(self.text), **own}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Rebuild the head; a state dict fills in the prototypes."""
+        own = {name: value for name, value in config.items() if name != "text"}
+        return cls(part_from_config(config["text"], TextHead, "head"), **own)
