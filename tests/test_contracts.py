@@ -18,10 +18,16 @@ import avalanche_vlm.plugins
 import avalanche_vlm.regularizers
 import avalanche_vlm.sources
 import avalanche_vlm.strategies
-from avalanche_vlm.metrics import AccuracyMatrixMetric, ClassAccuracyMetric, MemoryMetric
+from avalanche_vlm.metrics import (
+    AccuracyMatrixMetric,
+    ClassAccuracyMetric,
+    MemoryMetric,
+    SemanticDriftMetric,
+)
 from avalanche_vlm.models import (
     CLIPClassifier,
     CosineHead,
+    DualPathHead,
     EmbeddingBackbone,
     GaussianDiscriminantHead,
     GeneratedContext,
@@ -42,18 +48,23 @@ from avalanche_vlm.models import (
 )
 from avalanche_vlm.plugins import (
     AdaptiveWeightConsolidationPlugin,
+    AdversarialAnchorDistillationPlugin,
     FastLoadingPlugin,
     GaussianDiscriminantPlugin,
     GDumbPlugin,
     GenerativeLatentReplayPlugin,
     LabelSpaceCrossEntropy,
     PastGenerativeLatentReplayPlugin,
+    PrototypePlugin,
+    PrototypeTransferPlugin,
     RegularizerPlugin,
     StaticWeightConsolidationPlugin,
     SynapticIntelligencePlugin,
     WeightEnsemblePlugin,
 )
 from avalanche_vlm.regularizers import (
+    AdversarialAnchors,
+    AnchorDistillation,
     CrossModalDistillation,
     CurrentPairs,
     FeatureDistillation,
@@ -68,6 +79,7 @@ from avalanche_vlm.regularizers import (
     ReferencePairs,
     SumRegularizer,
     SyntheticPairs,
+    TextGeometry,
     TextToImageDistillation,
     TowerTexts,
 )
@@ -89,7 +101,7 @@ from avalanche_vlm.sources import (
     SharedCovarianceGaussian,
     StoredImageSource,
 )
-from avalanche_vlm.strategies import CGIL, GIFT, ZSCL, FineTune, GaussianDiscriminant, ZeroShot
+from avalanche_vlm.strategies import CGIL, GIFT, ZSCL, FineTune, GaussianDiscriminant, SeGPCL, ZeroShot
 from avalanche_vlm.testing import (
     TINY_CLASSES,
     TinyBackbone,
@@ -119,8 +131,8 @@ class Component:
     documented: bool = True  # a method of the literature, with a source
 
 
-def strategy_arguments():
-    model = tiny_classifier(trainable="image")
+def strategy_arguments(head=None):
+    model = tiny_classifier(head, trainable="image")
     return {"model": model, "optimizer": SGD(model.parameters(), lr=0.1)}
 
 
@@ -186,6 +198,7 @@ COMPONENTS = [
     Component(LinearHead, {"initial": None}),
     Component(ResidualAdapter, {"reduction": 0, "ratio": 0, "seed": -1}),
     Component(GaussianDiscriminantHead, {"zero_shot": 3, "fusion_weight": -1, "ridge": 0, "prior": "equal"}),
+    Component(DualPathHead, {"text": 3, "fusion_weight": -1, "visual_space": "pixels"}),
     Component(TextFeatureHead, {"features": torch.zeros(2, 2)}, documented=False),
     Component(CosineHead, {"initial": None}),
     Component(
@@ -251,6 +264,13 @@ COMPONENTS = [
         {"images": 3, "texts": [], "batch_size": 0, "texts_per_batch": 0, "seed": -1},
         {"images": torch.zeros(1, 3, 8, 8), "texts": ["a tench"]},
     ),
+    Component(
+        AdversarialAnchors,
+        {"seeds_per_class": 0, "steps": -1, "step_size": 0, "epsilon": -1, "visual_weight": -1}
+        | {"batch_size": 0, "images_at_once": 0, "seed": -1},
+    ),
+    Component(AnchorDistillation, {"images": 3, "teacher": 3, "temperature": 0}),
+    Component(TextGeometry, {"neighbours": 0, "teacher": 3, "temperature": 0}),
     Component(TowerTexts, {}, documented=False),
     Component(HeadTexts, {}, documented=False),
     Component(LastTeacher, {}),
@@ -271,6 +291,11 @@ COMPONENTS = [
         {"regularizer": PreviousWeightsPenalty()},
     ),
     Component(WeightEnsemblePlugin, {"every": 0}),
+    Component(
+        AdversarialAnchorDistillationPlugin, {"anchors": 3, "weight": -1, "teacher": 3, "temperature": 0}
+    ),
+    Component(PrototypePlugin, {}),
+    Component(PrototypeTransferPlugin, {"probes": 3, "temperature": 0}),
     Component(LabelSpaceCrossEntropy, {"space": "open", "label_smoothing": 2}),
     Component(SynapticIntelligencePlugin, {"si_lambda": -1, "eps": 0}, {"si_lambda": 1.0}),
     Component(GDumbPlugin, {"mem_size": 0}),
@@ -287,6 +312,7 @@ COMPONENTS = [
     Component(AccuracyMatrixMetric, {"space": "open"}),
     Component(ClassAccuracyMetric, {"space": "open"}, documented=False),
     Component(MemoryMetric, {}, documented=False),
+    Component(SemanticDriftMetric, {"fraction": 0}),
     Component(FineTune, {"model": nn.Linear(2, 2), "optimizer": 3, "plugins": 3}, strategy_arguments()),
     Component(
         CGIL,
@@ -313,6 +339,13 @@ COMPONENTS = [
         | {"images": 3, "texts": [], "texts_per_batch": 0}
         | {"penalty_weight": -1, "ensemble_every": 0},
         {**strategy_arguments(), "images": torch.zeros(1, 3, 8, 8), "texts": ["a tench"]},
+    ),
+    Component(
+        SeGPCL,
+        {"model": tiny_classifier(), "optimizer": 3, "anchors": 3, "teacher": 3, "plugins": 3}
+        | {"distillation_weight": -1, "distillation_temperature": 0, "geometry_weight": -1, "neighbours": 0}
+        | {"geometry_temperature": 0, "transfer_temperature": 0},
+        strategy_arguments(DualPathHead()),
     ),
     Component(
         GaussianDiscriminant,
@@ -359,6 +392,10 @@ def test_callbacks_are_the_hosts():
         AdaptiveWeightConsolidationPlugin(PreviousWeightsPenalty()),
         StaticWeightConsolidationPlugin(PreviousWeightsPenalty()),
         WeightEnsemblePlugin(),
+        AdversarialAnchorDistillationPlugin(),
+        RegularizerPlugin(TextGeometry()),
+        PrototypePlugin(),
+        PrototypeTransferPlugin(),
     )
     for plugin in ours:
         check_callbacks(plugin)
@@ -379,6 +416,9 @@ MODELS = {
     "latest vectors": lambda: tiny_classifier(HybridPromptHead(context=[LatestLearnedVectors()])),
     "prompts of images": lambda: tiny_classifier(ImageConditionedPromptHead(reduction=4)),
     "adapter": lambda: tiny_classifier(image_adapter=ResidualAdapter()),
+    "two paths": lambda: tiny_classifier(
+        DualPathHead(LearnedContextHead(context_length=2)), trainable="image"
+    ),
 }
 
 

@@ -80,6 +80,8 @@ def semantic_drift(
     (0.158, 0.0)
     """
     check_number("fraction", fraction, above=0, at_most=0.5)
+    if before.shape != after.shape:
+        raise wrong_value("after", f"logits like those before, {tuple(before.shape)}", tuple(after.shape))
     for name, classes in (("old", old), ("new", new)):
         if len(classes) == 0:
             raise wrong_value(name, "at least one class", "none")

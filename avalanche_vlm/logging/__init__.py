@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from avalanche_vlm.logging._figures import save_figure
+from avalanche_vlm.logging.anchors import anchor_table, plot_anchors
 from avalanche_vlm.logging.curve_plots import plot_accuracy_over_experiences
+from avalanche_vlm.logging.drift_plots import plot_semantic_drift
 from avalanche_vlm.logging.forgetting_plots import plot_forgetting_per_class
 from avalanche_vlm.logging.matrix_plots import plot_accuracy_matrices, plot_accuracy_matrix
 from avalanche_vlm.logging.provenance import provenance, read_runs, write_run
@@ -25,11 +27,14 @@ __all__ = [
     "ResultRow",
     "ResultsLogger",
     "TableColumn",
+    "anchor_table",
     "matrix_rows",
     "plot_accuracy_matrices",
     "plot_accuracy_matrix",
     "plot_accuracy_over_experiences",
+    "plot_anchors",
     "plot_forgetting_per_class",
+    "plot_semantic_drift",
     "provenance",
     "read_results",
     "read_runs",

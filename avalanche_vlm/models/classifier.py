@@ -300,7 +300,7 @@ class CLIPClassifier(DynamicModule):
             x: images (B, 3, H, W) or embeddings (B, D).
 
         Raises:
-            ValueError: the head makes its class weights of each image, so that there are none to compare.
+            RuntimeError: the head makes its class weights of each image, so that there are none to compare.
         """
         text, embeddings = self.head.text_part, self.adapted(self.encode(x))
         return text.compare(self.backbone, embeddings, text(self.backbone))

@@ -174,6 +174,11 @@ class GaussianDiscriminantHead(TextHead):
         """That of the zero-shot head."""
         return self.zero_shot.text_part
 
+    @property
+    def has_class_weights(self) -> bool:
+        """Whether the zero-shot head has some."""
+        return self.zero_shot.has_class_weights
+
     def templates_of(self, dataset: str) -> tuple[PromptTemplate, ...]:
         """Return those of the zero-shot head."""
         return self.zero_shot.templates_of(dataset)

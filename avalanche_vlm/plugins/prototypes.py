@@ -15,6 +15,7 @@ from avalanche_vlm.models import CLIPClassifier, DualPathHead
 from avalanche_vlm.models.modes import in_eval_mode
 from avalanche_vlm.plugins.regularizer import autocast_of
 from avalanche_vlm.regularizers import AdversarialAnchors, ImageTextPairs
+from avalanche_vlm.regularizers.pairs import is_frozen
 
 _IMAGES_AT_ONCE = 128
 
@@ -106,8 +107,8 @@ class PrototypeTransferPlugin(PrototypePlugin):
         self._images = None
         with autocast_of(strategy):
             self.probes.pre_adapt(strategy, strategy.experience)
-        if not self.probes.is_active:
-            return
+        if not self.probes.is_active or is_frozen(strategy.model.backbone.image_tower):
+            return  # nothing to move, or nothing that moves it
         self._images, self._stands_for = self.probes.fixed_images, self.probes.fixed_classes
         if self._images is None:
             raise wrong_value(

@@ -66,7 +66,6 @@ class WeightConsolidation(RegularizingPlugin):
         self.regularizer_weight = regularizer_weight
         self.consolidation_weight = consolidation_weight
         self._reference = None
-        self._shares_graph: bool | None = None
 
     def _importances(self, names: Sequence[str], gradients: Gradients) -> Gradients:
         """Return the importance F of each weight in new tensors, None for those that do not count.
@@ -85,7 +84,6 @@ class WeightConsolidation(RegularizingPlugin):
         """Take the weights that are held on to, and get the regularizer ready."""
         if self.consolidation_weight > 0:
             self._reference = WeightSnapshot.shared(strategy)
-        self._shares_graph = None
         super().before_training_exp(strategy, *args, **kwargs)
 
     def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
@@ -101,7 +99,7 @@ class WeightConsolidation(RegularizingPlugin):
         named = {name: p for name, p in strategy.model.named_parameters() if p.requires_grad}
         names, weights = list(named), list(named.values())
         scaler = getattr(strategy, "gradient_scaler", None)
-        keep = self._keeps_graph(term, strategy.mb_output)
+        keep = _shares_graph(term, strategy.loss)  # the loss of the task needs what they share afterwards
         if scaler is None:
             gradients = list(torch.autograd.grad(term, weights, allow_unused=True, retain_graph=keep))
         else:
@@ -113,12 +111,6 @@ class WeightConsolidation(RegularizingPlugin):
             raise self._without_influence()
         value, totals = self._consolidated(term.detach(), names, weights, gradients)
         strategy.loss = strategy.loss + _WithGradients.apply(value, totals, *weights)
-
-    def _keeps_graph(self, term: Tensor, logits: Any) -> bool:
-        """Return whether the regularizer passes the graph of the task's loss, which needs it afterwards."""
-        if self._shares_graph is None:  # a walk of some milliseconds, once an experience
-            self._shares_graph = _depends_on(term, logits)
-        return self._shares_graph
 
     @torch.no_grad()
     def _consolidated(
@@ -254,17 +246,18 @@ class StaticWeightConsolidationPlugin(WeightConsolidation):
         return normalised_importance([self._squares.get(name) for name in names])
 
 
-def _depends_on(term: Tensor, other: Any) -> bool:
-    """Return whether a tensor was computed from another, by the graph behind it."""
-    if not isinstance(other, Tensor) or other.grad_fn is None:
-        return False
-    waiting, met = [term.grad_fn], {term.grad_fn}
+def _shares_graph(term: Tensor, loss: Tensor) -> bool:
+    """Return whether a backward pass through one of two tensors passes a part of the graph of the other."""
+    # What gathers the gradient of a parameter stays after a backward pass, and has nothing below it.
+    return not {node for node in _graph(term) if node.next_functions}.isdisjoint(_graph(loss))
+
+
+def _graph(tensor: Tensor) -> set[Any]:
+    waiting = [] if tensor.grad_fn is None else [tensor.grad_fn]
+    met = set(waiting)
     while waiting:
-        node = waiting.pop()
-        if node is other.grad_fn:
-            return True
-        for below, _ in () if node is None else node.next_functions:
+        for below, _ in waiting.pop().next_functions:
             if below is not None and below not in met:
                 met.add(below)
                 waiting.append(below)
-    return False
+    return met

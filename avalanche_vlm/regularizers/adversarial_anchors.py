@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from avalanche_vlm._checks import check_count, check_number, wrong_type, wrong_value
-from avalanche_vlm._host import eval_loader
+from avalanche_vlm._host import eval_loader, trained_experiences
 from avalanche_vlm._processes import progress_line
 from avalanche_vlm.functional import AnchorSet, cosine_logits, dual_targeted_pgd, nearest_images
 from avalanche_vlm.models import CLIPClassifier, DualPathHead
@@ -181,7 +181,7 @@ class AdversarialAnchors(ImageTextPairs):
     def _prepare(self, strategy: Any, model: CLIPClassifier) -> None:
         self._order = self._order[:0]
         self._pool = self._pool_classes = None
-        learned = self.learned.before(model, strategy.experience)
+        learned = self.learned.before(model, *trained_experiences(strategy))
         if len(learned) == 0:
             return
         anchors = self.make(model, strategy.experience, learned)

@@ -8,7 +8,8 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from avalanche_vlm._checks import check_number
+from avalanche_vlm._checks import check_number, check_type
+from avalanche_vlm._host import trained_experiences
 from avalanche_vlm.functional import cosine_logits, soft_label_divergence
 from avalanche_vlm.models import CLIPClassifier
 from avalanche_vlm.regularizers.adversarial_anchors import AdversarialAnchors
@@ -39,7 +40,8 @@ class AnchorDistillation(PairDistillation):
 
     Raises:
         TypeError: an argument has a wrong type.
-        ValueError: a temperature that is not positive; in training, a head without class weights.
+        ValueError: a temperature that is not positive; in training, nothing that trains in what it reads.
+        RuntimeError: in training, a head that makes its class weights of each image.
 
     References:
         SeGP-CL (arXiv 2603.12055), anchor-guided cross-modal geometry distillation, with τ = 20.
@@ -61,6 +63,7 @@ class AnchorDistillation(PairDistillation):
         *,
         temperature: float = 20.0,
     ) -> None:
+        check_type("images", images, (ImageTextPairs, type(None)))
         super().__init__(AdversarialAnchors() if images is None else images, teacher)
         check_number("temperature", temperature, above=0)
         self.temperature = temperature
@@ -71,7 +74,8 @@ class AnchorDistillation(PairDistillation):
     def pre_adapt(self, agent: Any, exp: Any) -> None:
         """Get the images ready, and ask the teacher about them and the old classes."""
         model = check_model(agent.model)
-        self._classes = self.learned.before(model, exp).to(model.backbone.logit_scale.device)
+        learned = self.learned.before(model, *trained_experiences(agent))
+        self._classes = learned.to(model.backbone.logit_scale.device)
         super().pre_adapt(agent, exp)
 
     def _ask(self, model: CLIPClassifier) -> None:

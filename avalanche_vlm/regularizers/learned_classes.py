@@ -25,10 +25,10 @@ class LearnedClasses(Stateful):
     def __init__(self) -> None:
         self._noted = torch.zeros(0, dtype=torch.bool)
 
-    def before(self, model: CLIPClassifier, experience: Any) -> Tensor:
-        """Return the ids int64 (K,), in order, of the classes learned before an experience."""
+    def before(self, model: CLIPClassifier, *experiences: Any) -> Tensor:
+        """Return the ids int64 (K,), in order, of the classes learned before what is trained on now."""
         learned = model.classes_seen.detach().cpu().clone()
-        current = experience_classes(experience)
+        current = torch.cat([experience_classes(each) for each in experiences]).unique()
         again = current[current < len(self._noted)]
         again = again[self._noted[again]]
         learned[current] = False

@@ -36,8 +36,9 @@ class TextGeometry(Regularizer):
 
     Raises:
         TypeError: an argument has a wrong type.
-        ValueError: a number out of its range; in training, a head without class weights, or one whose
-            class weights nothing in training has an influence on.
+        ValueError: a number out of its range; in training, class weights that nothing in training has an
+            influence on.
+        RuntimeError: in training, a head that makes its class weights of each image.
 
     References:
         SeGP-CL (arXiv 2603.12055), text semantic-geometry regularisation, with k = 10 and τ = 0.05.

@@ -262,8 +262,8 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
 
             self.optimizer.zero_grad()
             self.loss = self._make_empty_loss()
+            self._before_forward(**kwargs)
             with self.model.head.text_part.encoding_once():
-                self._before_forward(**kwargs)
                 self.mb_output = self.forward()
                 self._after_forward(**kwargs)
                 self.loss += self.criterion()

@@ -187,7 +187,7 @@ def test_head_texts_take_classes_and_refuse_other_names():
     prompts = [Prompt("a", 4), Prompt("b", 1), Prompt("c", 4)]
     texts, text_of = HeadTexts().prepare(model, prompts, ["x", "y", "z"])
     assert texts[text_of].tolist() == [4, 1, 4]
-    expected = model.head.encode(model.backbone, torch.tensor([1, 4]))
+    expected = model.head(model.backbone, torch.tensor([1, 4]))
     assert torch.equal(HeadTexts().encode(model, texts), expected)
     pairs = SyntheticPairs(TinyImageSource(), union(), count=4, texts=HeadTexts())
     with pytest.raises(ValueError, match="`prompts` must be .*HeadTexts; got '.*'.*LearnedClassPrompts"):
