@@ -7,6 +7,7 @@ from avalanche_vlm.presets.cgil import CGIL_DATASETS, CGILSetting, cgil_setting
 from avalanche_vlm.presets.class_incremental_setting import ClassIncrementalSetting
 from avalanche_vlm.presets.gift import GIFTSetting, gift_setting
 from avalanche_vlm.presets.mtil import MTIL_ORDERS, MTILSetting, mtil
+from avalanche_vlm.presets.segp_cl import SeGPCLSetting, segp_cl_setting
 from avalanche_vlm.presets.setting_a import SETTING_A_DATASETS, setting_a
 from avalanche_vlm.presets.setting_b import SETTING_B_DATASETS, setting_b
 from avalanche_vlm.presets.zscl import ZSCLSetting, zscl_setting
@@ -20,10 +21,12 @@ __all__ = [
     "ClassIncrementalSetting",
     "GIFTSetting",
     "MTILSetting",
+    "SeGPCLSetting",
     "ZSCLSetting",
     "cgil_setting",
     "gift_setting",
     "mtil",
+    "segp_cl_setting",
     "setting_a",
     "setting_b",
     "zscl_setting",

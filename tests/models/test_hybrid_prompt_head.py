@@ -203,7 +203,8 @@ def gradients(head, backbone, dtype=torch.float32, autocast=False):
 def test_gradients_in_parts_are_those_at_once(make, seen):
     for arguments, tolerance in (
         ({"dtype": torch.float64}, 1e-13),
-        ({}, 1e-6),
+        # Sums over 6 classes and 7 positions of their texts, in another order: 42 epsilons of float32.
+        ({}, 5e-6),
         # Sums over classes are rounded to 8 bits at other places.
         ({"autocast": True}, 2e-2),
     ):

@@ -22,6 +22,7 @@ from avalanche_vlm.sources import NamePrompts
 from avalanche_vlm.strategies import FineTune
 from avalanche_vlm.testing import tiny_benchmark, tiny_classifier
 from avalanche_vlm.testing.laws import differing, run, snapshot
+from tests.reference.double_precision import in_double
 from tests.reference.tiny_image_source import NAMES, Agent, TinyImageSource, moved
 
 BENCHMARK = tiny_benchmark()
@@ -125,11 +126,11 @@ def test_asked_once_about_a_pool_or_at_each_step_it_says_the_same(name, trainabl
     for kind in (SyntheticPairs, Untold):
         pairs = kind(TinyImageSource(), NamePrompts(NAMES), count=9, batch_size=4)
         regularizer = CrossModalDistillation(pairs, TEACHERS[name]())
-        model = moved(tiny_classifier(trainable=trainable))
+        model = in_double(moved(tiny_classifier(trainable=trainable)))
         ends.append(run(strategy([RegularizerPlugin(regularizer)], model), BENCHMARK))
         assert pairs.images.drawn
     for own in ends[0]:
-        torch.testing.assert_close(ends[0][own], ends[1][own], atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(ends[0][own], ends[1][own], atol=1e-9, rtol=0)
 
 
 class Untold(SyntheticPairs):
