@@ -1,4 +1,4 @@
-"""What the studies of methods on several seeds share: choices that are kept, runs that resume, paired numbers."""
+"""What studies of methods share: choices that are kept, runs that resume, numbers paired by seed."""
 
 import json
 import math

@@ -31,6 +31,10 @@ WRITES = {
         {"zero-shot", "naive fine-tuning", "Gaussian discriminant", "CGIL"},
     ),
     "gift.py": (["results.csv", "matrices.png"], {"zero-shot", "fine-tuning", "GIFT"}),
+    "segp_cl.py": (
+        ["results.csv", "results.runs.jsonl", "anchors.png", "drift.png"],
+        {"zero-shot", "LoRA fine-tuning", "SeGP-CL"},
+    ),
     "compare_builtin.py": (
         ["results.csv", "results.runs.jsonl", "matrices.png", "accuracy_over_experiences.png"],
         {"zero-shot", *host_baselines(memory_size=1, n_experiences=1)},

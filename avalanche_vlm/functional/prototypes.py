@@ -1,4 +1,4 @@
-"""Means of visual features that follow a tower that has moved."""
+"""Features that follow a tower that has moved."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ def transferred_prototypes(
     before: Tensor,
     after: Tensor,
     *,
+    classes: Tensor | None = None,
     stands_for: Tensor | None = None,
     temperature: float = 0.1,
 ) -> Tensor:
@@ -29,11 +30,12 @@ def transferred_prototypes(
     whatever the cosines are, so that no denominator can vanish and no probe pulls backwards.
 
     Args:
-        prototypes: p (K, D), of K classes.
+        prototypes: p (K, D): one a class, or any features of classes.
         before: h (N, D), N at least 1.
         after: h' (N, D).
-        stands_for: int64 (N,), which row of ``prototypes`` each probe stands for, -1 for none; None if
-            no probe stands for any.
+        classes: int64 (K,), the class of each of them; None for 0 to K - 1.
+        stands_for: int64 (N,), the class that each probe stands for, -1 for none; None if no probe stands
+            for any.
         temperature: τ.
 
     Returns:
@@ -63,7 +65,9 @@ def transferred_prototypes(
     cosines = F.normalize(prototypes, dim=1) @ F.normalize(before, dim=1).T
     others = torch.zeros_like(cosines, dtype=torch.bool)
     if stands_for is not None:
-        others = torch.arange(len(prototypes), device=stands_for.device)[:, None] != stands_for[None]
+        if classes is None:
+            classes = torch.arange(len(prototypes), device=stands_for.device)
+        others = classes[:, None] != stands_for[None]
         others &= ~others.all(dim=1, keepdim=True)
     weights = (cosines / temperature).masked_fill(others, -torch.inf).softmax(dim=1)
     near = cosines.masked_fill(others, 0).sum(dim=1) / (~others).sum(dim=1)

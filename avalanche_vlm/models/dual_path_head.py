@@ -18,6 +18,7 @@ from avalanche_vlm.models.zero_shot_head import ZeroShotHead
 from avalanche_vlm.text import ClassNames, PromptTemplate
 
 VisualSpace = Literal["raw", "embedding"]
+VISUAL_SPACES: tuple[VisualSpace, ...] = get_args(VisualSpace)
 
 
 class DualPathHead(TextHead):
@@ -76,7 +77,7 @@ class DualPathHead(TextHead):
         super().__init__()
         check_type("text", text, (TextHead, type(None)))
         check_number("fusion_weight", fusion_weight, at_least=0)
-        check_choice("visual_space", visual_space, get_args(VisualSpace))
+        check_choice("visual_space", visual_space, VISUAL_SPACES)
         self.text = ZeroShotHead() if text is None else text
         self.fusion_weight = fusion_weight
         self.visual_space: VisualSpace = visual_space

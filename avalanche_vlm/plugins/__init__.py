@@ -1,6 +1,7 @@
 """Plugins: thin shells on the host's callbacks."""
 
 from avalanche_vlm.plugins.adversarial_anchor_distillation import AdversarialAnchorDistillationPlugin
+from avalanche_vlm.plugins.drift_compensator import DriftCompensator
 from avalanche_vlm.plugins.fast_loading_plugin import FastLoadingPlugin
 from avalanche_vlm.plugins.gaussian_discriminant import GaussianDiscriminantPlugin
 from avalanche_vlm.plugins.gdumb import GDumbPlugin
@@ -21,6 +22,7 @@ from avalanche_vlm.plugins.weight_ensemble import WeightEnsemblePlugin
 __all__ = [
     "AdaptiveWeightConsolidationPlugin",
     "AdversarialAnchorDistillationPlugin",
+    "DriftCompensator",
     "FastLoadingPlugin",
     "GDumbPlugin",
     "GaussianDiscriminantPlugin",

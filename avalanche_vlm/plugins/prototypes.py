@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, final
 
 import torch
 from avalanche.core import SupervisedPlugin
-from torch import Tensor
 
-from avalanche_vlm._checks import check_number, check_type, wrong_value
+from avalanche_vlm._checks import wrong_value
 from avalanche_vlm._host import eval_loader, trained_experiences
-from avalanche_vlm.functional import transferred_prototypes
 from avalanche_vlm.models import CLIPClassifier, DualPathHead
-from avalanche_vlm.models.modes import in_eval_mode
+from avalanche_vlm.plugins.drift_compensator import DriftCompensator
 from avalanche_vlm.plugins.regularizer import autocast_of
-from avalanche_vlm.regularizers import AdversarialAnchors, ImageTextPairs
-from avalanche_vlm.regularizers.pairs import is_frozen
-
-_IMAGES_AT_ONCE = 128
+from avalanche_vlm.plugins.visual_features import IMAGES_AT_ONCE, visual_features
+from avalanche_vlm.regularizers import ImageTextPairs
 
 
 class PrototypePlugin(SupervisedPlugin[Any]):
@@ -52,8 +49,8 @@ class PrototypePlugin(SupervisedPlugin[Any]):
         head = prototype_head(strategy.model)
         for experience in trained_experiences(strategy):
             dataset: Any = experience.dataset.eval()
-            for x, y, *_ in eval_loader(dataset, _IMAGES_AT_ONCE):
-                head.update(_visual_features(strategy, x), y)
+            for x, y, *_ in eval_loader(dataset, IMAGES_AT_ONCE):
+                head.update(visual_features(strategy, x, head.visual_space), y)
 
 
 @final
@@ -83,84 +80,42 @@ class PrototypeTransferPlugin(PrototypePlugin):
     Deviations:
         Those of `functional.transferred_prototypes`.
 
+    >>> from avalanche_vlm.regularizers import AdversarialAnchors
     >>> anchors = AdversarialAnchors()
     >>> plugins = [PrototypeTransferPlugin(anchors)]
     """
 
-    # In slots, which checkpoints pass over: an experience that goes on measures again.
-    __slots__ = ("_before", "_images", "_stands_for")
-    _images: Tensor | None
-    _before: Tensor
-    _stands_for: Tensor | None
-
     def __init__(self, probes: ImageTextPairs | None = None, *, temperature: float = 0.1) -> None:
         super().__init__()
-        check_type("probes", probes, (ImageTextPairs, type(None)))
-        check_number("temperature", temperature, above=0)
-        self.probes: ImageTextPairs = AdversarialAnchors() if probes is None else probes
-        self.temperature = temperature
-        self._images = None
+        self.compensator = DriftCompensator(probes, temperature=temperature)
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Measure the probes before they move."""
-        super().before_training_exp(strategy, *args, **kwargs)
-        self._images = None
+        self.compensator.visual_space = prototype_head(strategy.model).visual_space
         with autocast_of(strategy):
-            self.probes.pre_adapt(strategy, strategy.experience)
-        if not self.probes.is_active or is_frozen(strategy.model.backbone.image_tower):
-            return  # nothing to move, or nothing that moves it
-        self._images, self._stands_for = self.probes.fixed_images, self.probes.fixed_classes
-        if self._images is None:
-            raise wrong_value(
-                "probes",
-                "images that stay the same for an experience",
-                f"{type(self.probes).__name__}, which change from batch to batch",
-                "Use AdversarialAnchors, with steps=0 for images of the experience as they are, or "
-                "SyntheticPairs.",
-            )
-        self._before = self._measured(strategy)
+            self.compensator.begin(strategy)
 
     def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Move earlier prototypes, then add those of the experience."""
-        if self._images is not None:
-            after = self._measured(strategy)
-            self._images = None
-            self._move(prototype_head(strategy.model), after)
-        self.probes.post_adapt(strategy, strategy.experience)
-        super().after_training_exp(strategy, *args, **kwargs)
-
-    @torch.no_grad()
-    def _move(self, head: DualPathHead, after: Tensor) -> None:
+        head = prototype_head(strategy.model)
+        self.compensator.end(strategy)
         classes = head.classes_with_prototype
-        if len(classes) == 0:
-            return
-        place = torch.full((len(head.counts),), -1, dtype=torch.int64, device=classes.device)
-        place[classes] = torch.arange(len(classes), device=classes.device)
-        head.prototypes[classes] = transferred_prototypes(
-            head.prototypes[classes],
-            self._before.to(classes.device),
-            after.to(classes.device),
-            stands_for=None if self._stands_for is None else place[self._stands_for.to(classes.device)],
-            temperature=self.temperature,
-        )
-
-    def _measured(self, strategy: Any) -> Tensor:
-        """Return the visual features (N, D') of the probes as the model is now."""
-        assert self._images is not None
-        return torch.cat([_visual_features(strategy, part) for part in self._images.split(_IMAGES_AT_ONCE)])
+        with torch.no_grad():
+            head.prototypes[classes] = self.compensator.moved(head.prototypes[classes], classes)
+        super().after_training_exp(strategy, *args, **kwargs)
 
     @property
     def nbytes(self) -> int:
         """Number of bytes that the probes keep; prototypes are the model's."""
-        return self.probes.nbytes
+        return self.compensator.nbytes
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the probes keep from one experience to the next."""
-        return {"probes": self.probes.state_dict()}
+        return self.compensator.state_dict()
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over such a state."""
-        self.probes.load_state_dict(state["probes"])
+        self.compensator.load_state_dict(state)
 
 
 def prototype_head(model: Any) -> DualPathHead:
@@ -174,15 +129,3 @@ def prototype_head(model: Any) -> DualPathHead:
             "Wrap the head: CLIPClassifier(backbone, DualPathHead(head)).",
         )
     return model.head
-
-
-@torch.no_grad()
-def _visual_features(strategy: Any, x: Tensor) -> Tensor:
-    """Return the features (B, D') of images or embeddings that the model's prototypes are made of."""
-    model, head = strategy.model, prototype_head(strategy.model)
-    with in_eval_mode(model), autocast_of(strategy):
-        if head.reads_raw_features:
-            embeddings, raw = model.encode_with_raw(x.to(strategy.device))
-        else:
-            embeddings, raw = model.encode(x.to(strategy.device)), None
-        return head.visual_features(model.adapted(embeddings), raw).float()

@@ -1,0 +1,39 @@
+"""The visual features of images, as a strategy's model is now."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from avalanche_vlm._checks import wrong_value
+from avalanche_vlm.models.dual_path_head import VisualSpace
+from avalanche_vlm.models.modes import in_eval_mode
+from avalanche_vlm.plugins.regularizer import autocast_of
+
+IMAGES_AT_ONCE = 128
+
+
+@torch.no_grad()
+def visual_features(strategy: Any, x: Tensor, space: VisualSpace) -> Tensor:
+    """Return features (B, D') of images or embeddings, in eval mode and in the strategy's precision.
+
+    Args:
+        strategy: its model encodes.
+        x: images (B, 3, H, W), or embeddings (B, D) for the space of embeddings.
+        space: ``"embedding"``, as the model's head sees them, or ``"raw"``, before the projection.
+
+    Raises:
+        ValueError: raw features of embeddings are asked for.
+    """
+    model, x = strategy.model, x.to(strategy.device)
+    with in_eval_mode(model), autocast_of(strategy):
+        if space == "embedding":
+            return model.adapted(model.encode(x)).float()
+        raw = model.encode_with_raw(x)[1]
+    if raw is None:
+        raise wrong_value(
+            "visual_space", "'embedding' for a stream of embeddings", "'raw', the features before them"
+        )
+    return raw.float()
