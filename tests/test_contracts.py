@@ -49,6 +49,7 @@ from avalanche_vlm.models import (
 from avalanche_vlm.plugins import (
     AdaptiveWeightConsolidationPlugin,
     AdversarialAnchorDistillationPlugin,
+    DriftCompensator,
     FastLoadingPlugin,
     GaussianDiscriminantPlugin,
     GDumbPlugin,
@@ -295,6 +296,7 @@ COMPONENTS = [
         AdversarialAnchorDistillationPlugin, {"anchors": 3, "weight": -1, "teacher": 3, "temperature": 0}
     ),
     Component(PrototypePlugin, {}),
+    Component(DriftCompensator, {"probes": 3, "visual_space": "pixels", "temperature": 0}),
     Component(PrototypeTransferPlugin, {"probes": 3, "temperature": 0}),
     Component(LabelSpaceCrossEntropy, {"space": "open", "label_smoothing": 2}),
     Component(SynapticIntelligencePlugin, {"si_lambda": -1, "eps": 0}, {"si_lambda": 1.0}),

@@ -147,7 +147,7 @@ def test_a_stream_of_embeddings_has_prototypes_in_the_embedding_space():
     for label, embeddings in images_of(benchmark.train_stream[2]).items():
         torch.testing.assert_close(model.head.prototypes[label], embeddings.mean(dim=0))
     made.eval(benchmark.test_stream)
-    with pytest.raises(ValueError, match="`x` must be images.*visual_space='embedding'"):
+    with pytest.raises(ValueError, match="`visual_space` must be 'embedding' for a stream of embeddings"):
         trained(strategy([PrototypePlugin()], trainable="text"), benchmark.train_stream)
 
 
@@ -229,7 +229,10 @@ def test_they_move_as_the_function_says_with_features_of_before_and_after(probes
             self.models = [deepcopy(strategy.model)]
 
         def after_training_iteration(self, strategy, *args, **kwargs):
-            self.images, self.places = plugin.probes.fixed_images, plugin.probes.fixed_classes
+            self.images, self.places = (
+                plugin.compensator.probes.fixed_images,
+                plugin.compensator.probes.fixed_classes,
+            )
 
         def after_training_exp(self, strategy, *args, **kwargs):
             self.models.append(deepcopy(strategy.model))
@@ -323,9 +326,9 @@ def test_anchors_that_are_shared_are_made_once(monkeypatch):
 def test_nothing_of_the_probes_outlives_an_experience():
     plugin = PrototypeTransferPlugin()
     trained(strategy([plugin]), BENCHMARK.train_stream)
-    assert plugin._images is None
-    assert plugin.probes.fixed_images is None
-    assert plugin.nbytes == plugin.probes.nbytes == 6
+    assert plugin.compensator._images is None
+    assert plugin.compensator.probes.fixed_images is None
+    assert plugin.nbytes == plugin.compensator.probes.nbytes == 6
 
 
 def test_the_plugin_for_anchors_is_one_line_of_parts():
