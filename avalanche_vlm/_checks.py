@@ -35,7 +35,12 @@ def check_type(argument: str, value: Any, types: type | tuple[type, ...], advice
     """Raise `TypeError` unless ``value`` is an instance of ``types``."""
     if not isinstance(value, types):
         names = types if isinstance(types, tuple) else (types,)
-        raise wrong_type(argument, " or ".join(kind.__name__ for kind in names), value, advice)
+        raise wrong_type(
+            argument,
+            " or ".join("None" if kind is type(None) else kind.__name__ for kind in names),
+            value,
+            advice,
+        )
 
 
 def check_number(

@@ -48,6 +48,7 @@ STREAMS = (SMALL_WORLD, DIGITS)
 
 ZERO_SHOT, TUNED, JOINT = "zero-shot", "LoRA fine-tuning", "joint training"
 SAME_RATE = "LoRA fine-tuning at ACGD's rate"
+SLOW = "+ ACGD at fine-tuning's rate"
 KEPT, SHAPED, STALE, FULL = "+ ACGD", "+ ACGD + TSGR", "+ ACGD + TSGR + dual path, stale", "SeGP-CL"
 TUNED_STALE, TUNED_MOVED = "LoRA + dual path, stale", "LoRA + dual path, transferred"
 CURRENT, SEEDS_ONLY = "distillation on new-task images", "distillation on seeds"
@@ -62,12 +63,12 @@ HELD, FULL_REPLAY, REPLAY, FULL_LWF = (
 )
 HALF, QUARTER, BF16 = "SeGP-CL, 8 anchors a step", "SeGP-CL, 4 anchors a step", "SeGP-CL, bf16"
 STUDY = (
-    *(ZERO_SHOT, TUNED, SAME_RATE, KEPT, SHAPED, STALE, FULL, TUNED_STALE, TUNED_MOVED),
+    *(ZERO_SHOT, TUNED, SAME_RATE, SLOW, KEPT, SHAPED, STALE, FULL, TUNED_STALE, TUNED_MOVED),
     *(CURRENT, SEEDS_ONLY, SYNTHETIC, REFERENCE, TEXT_ONLY, SOFT),
     *(HELD, FULL_LWF, REPLAY, FULL_REPLAY, HALF, QUARTER, BF16, JOINT),
 )
-MAIN = STUDY[:9]
-FEWER = STUDY[9:]
+MAIN = STUDY[:10]
+FEWER = STUDY[10:]
 RATES = (3e-4, 1e-3, 3e-3)
 GRIDS = {
     TUNED: [{"lr": rate} for rate in RATES],
@@ -81,6 +82,7 @@ GRIDS = {
 TAKEN = {TUNED: (), TUNED_STALE: (TUNED,), TUNED_MOVED: (TUNED,), JOINT: (TUNED,), REPLAY: (TUNED,)}
 TAKEN |= dict.fromkeys((KEPT, SAME_RATE, SHAPED, CURRENT, SEEDS_ONLY, SYNTHETIC, REFERENCE), (KEPT,))
 TAKEN |= dict.fromkeys((SOFT, HELD), (KEPT,))
+TAKEN[SLOW] = (KEPT, TUNED)  # of the two learning rates the later counts
 DRAWN = {"style": "blur", "wrong_attribute_rate": 0.2}
 
 

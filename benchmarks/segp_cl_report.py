@@ -23,6 +23,7 @@ from segp_cl_methods import (
     SEEDS_ONLY,
     SELECTION_SEEDS,
     SHAPED,
+    SLOW,
     SOFT,
     STALE,
     STREAMS,
@@ -46,7 +47,15 @@ TRANSFER, ELSEWHERE = "CI-Transfer", "elsewhere"
 HEADS = (AVERAGE, LAST, OLD, NEW, FORGETTING, TRANSFER, ELSEWHERE)
 # What is compared with what, first less second.
 COMPARED = (
-    *((KEPT, TUNED), (KEPT, SAME_RATE), (SHAPED, KEPT), (STALE, SHAPED), (FULL, STALE), (FULL, TUNED)),
+    *(
+        (KEPT, TUNED),
+        (SLOW, TUNED),
+        (KEPT, SAME_RATE),
+        (SHAPED, KEPT),
+        (STALE, SHAPED),
+        (FULL, STALE),
+        (FULL, TUNED),
+    ),
     *((TUNED_STALE, TUNED), (TUNED_MOVED, TUNED_STALE), (TUNED_MOVED, TUNED)),
     *((CURRENT, TUNED), (SEEDS_ONLY, TUNED), (SYNTHETIC, TUNED), (REFERENCE, TUNED)),
     *((KEPT, CURRENT), (KEPT, SEEDS_ONLY), (KEPT, SYNTHETIC), (KEPT, REFERENCE)),

@@ -30,7 +30,7 @@ def published(arguments: argparse.Namespace) -> tuple:
     """Return stream, model, optimizer, anchors and arguments of the published setting."""
     setting = presets.segp_cl_setting(arguments.setting)
     backbone = setting.stream.backbone()
-    transforms = {"train_transform": backbone.eval_transform, "eval_transform": backbone.eval_transform}
+    transforms = dict.fromkeys(("train_transform", "eval_transform"), backbone.eval_transform)
     benchmark = setting.stream.benchmark(arguments.root, download=True, **transforms)
     model = setting.model(benchmarks.class_names(benchmark), backbone=backbone)
     optimizer = setting.optimizer(model)
@@ -41,15 +41,11 @@ def published(arguments: argparse.Namespace) -> tuple:
 def offline(arguments: argparse.Namespace) -> tuple:
     """Return the same for the small world; weight and temperature of the paper are for OpenAI's model."""
     backbone = OpenCLIPBackbone("small-clip", pretrained="small-world")
-    images = {"train_per_class": 4, "test_per_class": 2} if arguments.smoke else {"test_per_class": 10}
-    benchmark = benchmarks.small_world_sequence_benchmark(
-        styles=["sketch", "night", "mosaic"],
-        objects=HELD_OUT[:30],
-        n_experiences_per_dataset=2,
-        train_transform=backbone.eval_transform,
-        eval_transform=backbone.eval_transform,
-        **images,
-    )
+    transforms = dict.fromkeys(("train_transform", "eval_transform"), backbone.eval_transform)
+    per_class = {"train_per_class": 4, "test_per_class": 2} if arguments.smoke else {"test_per_class": 10}
+    stream = {"styles": ["sketch", "night", "mosaic"], "n_experiences_per_dataset": 2, **transforms}
+    objects = HELD_OUT[:30]
+    benchmark = benchmarks.small_world_sequence_benchmark(objects=objects, **stream, **per_class)
     names, lora = benchmarks.class_names(benchmark), LoRA(rank=32, factors=("B",))
     model = CLIPClassifier(backbone, DualPathHead(), class_names=names, trainable=lora)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)
@@ -76,9 +72,9 @@ def main() -> None:
     for method in ("zero-shot", "LoRA fine-tuning", "SeGP-CL"):
         torch.manual_seed(0)
         benchmark, model, optimizer, anchors, own = (published if arguments.setting else offline)(arguments)
-        metrics = continual_metrics(spaces=("seen", "all"))
+        metrics = [*continual_metrics(spaces=("seen", "all")), SemanticDriftMetric()]
         logger = report.ResultsLogger(results, method=method, seed=0)
-        evaluator = EvaluationPlugin(*metrics, SemanticDriftMetric(), loggers=[logger])
+        evaluator = EvaluationPlugin(metrics, loggers=[logger])
         common = {"model": model, "device": arguments.device, "evaluator": evaluator, "eval_mb_size": 128}
         if method == "SeGP-CL":
             strategy = SeGPCL(optimizer=optimizer, anchors=anchors, **own, **common)
@@ -90,8 +86,7 @@ def main() -> None:
             strategy = FineTune(optimizer=optimizer, criterion=criterion, **own, **common)
         strategy.eval(benchmark.test_stream)
         for experience in track(benchmark.train_stream, description=f"{method:16}"):
-            last = experience.current_experience == len(benchmark.train_stream) - 1
-            if method == "SeGP-CL" and last:
+            if method == "SeGP-CL" and experience.current_experience > 0:
                 made = anchors.make(model, experience, model.classes_seen.nonzero().flatten())
             strategy.train(experience)
             strategy.eval(benchmark.test_stream)

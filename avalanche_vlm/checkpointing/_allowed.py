@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from avalanche_vlm._checks import wrong_type
+from avalanche_vlm.functional.semantic_drift import SemanticDrift
 from avalanche_vlm.metrics._stream_accuracies import StreamAccuracies
 from avalanche_vlm.text import ClassNames, PromptTemplate
 
@@ -107,6 +108,7 @@ def _known_classes() -> dict[str, type]:
         ClassNames,
         PromptTemplate,
         StreamAccuracies,
+        SemanticDrift,
         ParamData,
         Mean,
         Sum,

@@ -21,7 +21,10 @@ def cosine_logits(images: Tensor, texts: Tensor, scale: Tensor | float, bias: Te
             [ 0., 10.]])
     """
     with torch.autocast(images.device.type, enabled=False):
-        images, texts = F.normalize(_full(images), dim=-1), F.normalize(_full(texts), dim=-1)
+        images, texts = (
+            F.normalize(full_precision(images), dim=-1),
+            F.normalize(full_precision(texts), dim=-1),
+        )
         return scale * (images @ texts.T) + bias
 
 
@@ -134,9 +137,12 @@ def feature_distance(student: Tensor, teacher: Tensor) -> Tensor:
     >>> feature_distance(torch.eye(2), 2 * torch.eye(2))
     tensor(0.)
     """
-    difference = F.normalize(_full(student), dim=-1) - F.normalize(_full(teacher.detach()), dim=-1)
+    difference = F.normalize(full_precision(student), dim=-1) - F.normalize(
+        full_precision(teacher.detach()), dim=-1
+    )
     return difference.square().sum(dim=-1).mean()
 
 
-def _full(features: Tensor) -> Tensor:
+def full_precision(features: Tensor) -> Tensor:
+    """Return features in fp32 where they are in half precision."""
     return features.float() if features.dtype in (torch.bfloat16, torch.float16) else features

@@ -60,6 +60,9 @@ def transferred_prototypes(
     if before.shape != after.shape or before.ndim != 2 or before.shape[1] != prototypes.shape[1]:
         got = f"{tuple(before.shape)} and {tuple(after.shape)}"
         raise wrong_value("before", f"(N, {prototypes.shape[1]}), as `after`", got)
+    for name, labels, rows in (("classes", classes, prototypes), ("stands_for", stands_for, before)):
+        if labels is not None and labels.shape != rows.shape[:1]:
+            raise wrong_value(name, f"of shape ({len(rows)},)", tuple(labels.shape))
     if len(before) == 0:
         raise wrong_value("before", "features of at least one probe", "none")
     cosines = F.normalize(prototypes, dim=1) @ F.normalize(before, dim=1).T

@@ -55,13 +55,13 @@ def semantic_drift(
 
     and the drift of a sample is the Jensen-Shannon divergence of :math:`\mathrm{softmax}_{c \in old} z_i`
     before and after. The boundary is the share of samples with the largest b, the core that with the
-    smallest.
+    smallest. Over a single old class there is nothing to drift, and the divergence is 0.
 
     Args:
         before: logits (N, C) of samples of old classes, before training on the new ones.
         after: logits (N, C) of the same samples, after it.
         old: int64 (K,), the old classes.
-        new: int64 (M,), the new ones.
+        new: int64 (M,), the new ones, none of them old.
         fraction: the share of samples that is boundary, and that is core, in (0, 0.5].
 
     Raises:

@@ -20,7 +20,8 @@ def plot_anchors(
 ) -> Figure:
     """Draw seeds, the anchors that they became, and the difference, a row a class.
 
-    Differences are drawn around grey, stretched so that the largest one of the picture is black or white.
+    Differences are drawn around grey, times the number that makes the largest one of the picture black or
+    white.
 
     Args:
         anchors: what `AdversarialAnchors.make` returned.
@@ -42,13 +43,14 @@ def plot_anchors(
     figure = new_figure(1.1 + 2.7 * columns, 0.5 + 0.95 * len(classes))
     panels = figure.subplots(len(classes), 3 * columns, squeeze=False)
     before, after = space.pixels(anchors.seeds).cpu(), space.pixels(anchors.images).cpu()
-    moved = after - before
-    moved = 0.5 + 0.5 * moved / moved.abs().max().clamp(min=1e-12)
-    for place, each in enumerate(classes):
-        rows = (anchors.classes.cpu() == each).nonzero().flatten().tolist()[:columns]
+    drawn = {each: (anchors.classes.cpu() == each).nonzero().flatten().tolist()[:columns] for each in classes}
+    moved, shown = after - before, [row for rows in drawn.values() for row in rows]
+    factor = 0.5 / float(moved[shown].abs().max().clamp(min=1e-12))
+    moved = 0.5 + factor * moved
+    for place, (each, rows) in enumerate(drawn.items()):
         for column in range(columns):
             for offset, (title, pictures) in enumerate(
-                (("seed", before), ("anchor", after), ("difference", moved))
+                (("seed", before), ("anchor", after), (f"difference × {factor:.0f}", moved))
             ):
                 axes = panels[place, 3 * column + offset]
                 axes.set_axis_off()
@@ -86,20 +88,21 @@ def anchor_table(anchors: AnchorSet, class_names: Sequence[str]) -> Table:
     """
     _check(anchors, class_names)
     table = Table(box=box.SIMPLE_HEAD, caption=Text("means over the anchors of each class, seed -> anchor"))
-    table.add_column("Old class", overflow="fold")
+    table.add_column("Old class", overflow="fold", min_width=16)
     for heading in ("Anchors", "Probability (%)", "Distance to text", "To prototype"):
         table.add_column(heading, justify="right", no_wrap=True)
     for each in [*_classes(anchors), None]:
         own = anchors.classes == each if each is not None else anchors.classes >= 0
         chances = (anchors.probabilities_before[own], anchors.probabilities_after[own])
-        text, visual = anchors.text_distances[:, own], anchors.visual_distances[:, own]
+        # A class without prototype has the distance 1 to it from first to last.
+        has_prototype = own & (anchors.visual_distances != 1).any(dim=0)
+        text, visual = anchors.text_distances[:, own], anchors.visual_distances[:, has_prototype]
         table.add_row(
             Text("all" if each is None else class_names[each]),
             str(int(own.sum())),
             _change(100 * chances[0], 100 * chances[1], 1),
             _change(text[0], text[-1], 3),
-            # A class without prototype has the distance 1 to it from first to last.
-            _change(visual[0], visual[-1], 3) if bool((visual != 1).any()) else "–",
+            _change(visual[0], visual[-1], 3) if bool(has_prototype.any()) else "–",
         )
     return table
 

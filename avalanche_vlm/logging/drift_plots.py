@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
@@ -35,7 +36,7 @@ def plot_semantic_drift(results: Results, *, benchmark: str | None = None, strea
     if not rows:
         raise wrong_value("results", "rows with drift", "none", "SemanticDriftMetric logs them.")
     rows = of_benchmark(of_stream(rows, stream), benchmark)
-    figure = new_figure(7.2, 4.2)
+    figure = new_figure(8.6, 4.2)
     axes = figure.add_subplot()
     methods = list(dict.fromkeys(row.method for row in rows))
     for number, method in enumerate(methods):
@@ -50,7 +51,14 @@ def plot_semantic_drift(results: Results, *, benchmark: str | None = None, strea
         Line2D([], [], color=GREY, linestyle="-", label="boundary"),
         Line2D([], [], color=GREY, linestyle=":", label="core"),
     ]
-    axes.legend(handles=marks, frameon=False, fontsize=9)
+    # Beside the picture: there may be many methods.
+    legend = axes.legend(
+        handles=marks, frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.01, 0.5)
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    steps = sorted({row.after_experience or 0 for row in rows})
+    axes.set_xticks(range(steps[0], steps[-1] + 1, math.ceil(len(steps) / 15)))
     axes.set_ylim(bottom=0)
     axes.set_xlabel("experiences trained on")
     axes.set_ylabel("Jensen-Shannon divergence (bits)")

@@ -12,7 +12,7 @@ from avalanche.evaluation.metric_utils import stream_type
 from torch import Tensor
 
 from avalanche_vlm._checks import check_number, wrong_type
-from avalanche_vlm._host import experience_classes, trained_experiences
+from avalanche_vlm._host import experience_classes, position_in_training, trained_experiences
 from avalanche_vlm.functional.semantic_drift import SemanticDrift, semantic_drift
 from avalanche_vlm.metrics.placed_value import PlacedValue
 
@@ -27,7 +27,8 @@ class SemanticDriftMetric(PluginMetric[dict[str, SemanticDrift]]):
     over the evaluated samples of classes learned before experience t, with the logits z of the evaluation
     before training on it and of the one after it: `functional.semantic_drift` says which samples are
     boundary and which are core. z are the similarities of images and text, whatever else the head takes
-    into its logits. So evaluate a whole stream after every experience, and every time the same one.
+    into its logits. So evaluate the same stream after every experience; of one that has grown, what was
+    evaluated before is compared. Where no class is new (classes that come again) there is no drift to tell.
 
     ``SemanticDrift_boundary/eval_phase/<stream>_stream``, ``SemanticDrift_core/...`` and
     ``SemanticDrift_everywhere/...`` are logged, in bits, in [0, 1]; `ResultsLogger` writes rows with the
@@ -63,7 +64,7 @@ class SemanticDriftMetric(PluginMetric[dict[str, SemanticDrift]]):
     def reset(self) -> None:
         """Forget everything."""
         self._trained = torch.zeros(0, dtype=torch.int64)
-        self._experiences = 0
+        self._positions: set[int] = set()
         self._before: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
         self._drifts: dict[str, SemanticDrift] = {}
         self._in_training = False
@@ -77,7 +78,7 @@ class SemanticDriftMetric(PluginMetric[dict[str, SemanticDrift]]):
         """Return what was measured, in plain types and tensors."""
         return {
             "trained": self._trained,
-            "experiences": self._experiences,
+            "positions": sorted(self._positions),
             "before": {stream: list(kept) for stream, kept in self._before.items()},
             "drifts": {stream: list(drift) for stream, drift in self._drifts.items()},
         }
@@ -85,7 +86,7 @@ class SemanticDriftMetric(PluginMetric[dict[str, SemanticDrift]]):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned."""
         self.reset()
-        self._trained, self._experiences = state["trained"], int(state["experiences"])
+        self._trained, self._positions = state["trained"], set(map(int, state["positions"]))
         self._before = {stream: (kept[0], kept[1], kept[2]) for stream, kept in state["before"].items()}
         self._drifts = {stream: SemanticDrift(*drift) for stream, drift in state["drifts"].items()}
 
@@ -97,7 +98,7 @@ class SemanticDriftMetric(PluginMetric[dict[str, SemanticDrift]]):
         """Note which classes were trained on."""
         found = [experience_classes(each) for each in trained_experiences(strategy)]
         self._trained = torch.cat([self._trained, *found]).unique()
-        self._experiences += 1
+        self._positions.update(map(position_in_training, trained_experiences(strategy)))
 
     def after_training(self, strategy: Any) -> None:
         """Note that evaluations count again."""
@@ -129,18 +130,22 @@ class SemanticDriftMetric(PluginMetric[dict[str, SemanticDrift]]):
             now, targets = torch.cat(parts), torch.cat(labels)
             before, targets_before, old = self._before.get(stream, (now, targets, self._trained))
             self._before[stream] = now, targets, self._trained
-            new = self._trained[~torch.isin(self._trained, old)]
-            known = torch.isin(targets, old)
-            if not torch.equal(targets, targets_before) or len(new) == 0 or not bool(known.any()):
+            # A stream may have grown, and so may the names: what was there before is compared.
+            samples, names = before.shape
+            new = self._trained[~torch.isin(self._trained, old) & (self._trained < names)]
+            known = torch.isin(targets_before, old)
+            same = torch.equal(targets[:samples], targets_before)
+            if not same or len(new) == 0 or not bool(known.any()):
                 continue
-            drift = semantic_drift(before[known], now[known], old, new, fraction=self.fraction)
+            after = now[:samples, :names]
+            drift = semantic_drift(before[known], after[known], old, new, fraction=self.fraction)
             self._drifts[stream] = drift
             values += [self._value(strategy, stream, *part) for part in drift._asdict().items()]
         self._start_evaluation()
         return values
 
     def _value(self, strategy: Any, stream: str, part: str, drift: float) -> PlacedValue:
-        columns = {"stream": stream, "metric": f"drift_{part}", "after_experience": self._experiences}
+        columns = {"stream": stream, "metric": f"drift_{part}", "after_experience": len(self._positions)}
         name = f"SemanticDrift_{part}/eval_phase/{stream}_stream"
         return PlacedValue(self, name, drift, strategy.clock.train_iterations, columns)
 

@@ -76,6 +76,8 @@ class DualPathHead(TextHead):
     ) -> None:
         super().__init__()
         check_type("text", text, (TextHead, type(None)))
+        if isinstance(text, DualPathHead):
+            raise wrong_value("text", "a head without prototypes of its own", "a DualPathHead")
         check_number("fusion_weight", fusion_weight, at_least=0)
         check_choice("visual_space", visual_space, VISUAL_SPACES)
         self.text = ZeroShotHead() if text is None else text

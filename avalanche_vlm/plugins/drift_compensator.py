@@ -11,10 +11,12 @@ from torch import Tensor
 from avalanche_vlm._checks import check_choice, check_number, check_type, wrong_value
 from avalanche_vlm._stateful import Stateful
 from avalanche_vlm.functional import transferred_prototypes
+from avalanche_vlm.models import CLIPClassifier
 from avalanche_vlm.models.dual_path_head import VISUAL_SPACES, VisualSpace
-from avalanche_vlm.plugins.visual_features import IMAGES_AT_ONCE, visual_features
+from avalanche_vlm.plugins.regularizer import autocast_of
+from avalanche_vlm.plugins.visual_features import visual_features
 from avalanche_vlm.regularizers import AdversarialAnchors, ImageTextPairs
-from avalanche_vlm.regularizers.pairs import is_frozen
+from avalanche_vlm.regularizers.pairs import ENCODED_AT_ONCE, is_frozen
 
 
 @final
@@ -26,7 +28,8 @@ class DriftCompensator(Stateful):
     with the features h of probe images a before the experience and after it, nearer ones with more weight:
     see `functional.transferred_prototypes`. Whatever keeps features of images while the image tower
     trains can ask it: call `begin` before training, `end` after it, and then `moved`.
-    `PrototypeTransferPlugin` does so for the prototypes of a `DualPathHead`.
+    `PrototypeTransferPlugin` does so for the prototypes of a `DualPathHead`. Where nothing trains that
+    images pass, features stay as they are. The probes belong to one run.
 
     Args:
         probes: images that stay the same for an experience; None for `AdversarialAnchors` with its
@@ -73,9 +76,10 @@ class DriftCompensator(Stateful):
     def begin(self, strategy: Any) -> None:
         """Measure the probes before a strategy trains on its experience."""
         self._images = self._before = self._after = None
-        self.probes.pre_adapt(strategy, strategy.experience)
-        if not self.probes.is_active or is_frozen(strategy.model.backbone.image_tower):
-            return  # nothing to move, or nothing that moves it
+        with autocast_of(strategy):
+            self.probes.pre_adapt(strategy, strategy.experience)
+        if not self.probes.is_active or not self._may_move(strategy.model):
+            return
         self._images, self._stands_for = self.probes.fixed_images, self.probes.fixed_classes
         if self._images is None:
             raise wrong_value(
@@ -86,6 +90,11 @@ class DriftCompensator(Stateful):
                 "SyntheticPairs.",
             )
         self._before = self._measured(strategy)
+
+    def _may_move(self, model: CLIPClassifier) -> bool:
+        """Return whether something trains that images pass on their way to the features."""
+        adapter = model.image_adapter if self.visual_space == "embedding" else None
+        return not (is_frozen(model.backbone.image_tower) and is_frozen(adapter))
 
     def end(self, strategy: Any) -> None:
         """Measure them after it, and let go of the images."""
@@ -118,7 +127,7 @@ class DriftCompensator(Stateful):
 
     def _measured(self, strategy: Any) -> Tensor:
         assert self._images is not None
-        parts = self._images.split(IMAGES_AT_ONCE)
+        parts = self._images.split(ENCODED_AT_ONCE)
         return torch.cat([visual_features(strategy, part, self.visual_space) for part in parts])
 
     @property

@@ -12,9 +12,9 @@ from avalanche_vlm._checks import wrong_value
 from avalanche_vlm._host import eval_loader, trained_experiences
 from avalanche_vlm.models import CLIPClassifier, DualPathHead
 from avalanche_vlm.plugins.drift_compensator import DriftCompensator
-from avalanche_vlm.plugins.regularizer import autocast_of
-from avalanche_vlm.plugins.visual_features import IMAGES_AT_ONCE, visual_features
+from avalanche_vlm.plugins.visual_features import check_visual_space, visual_features
 from avalanche_vlm.regularizers import ImageTextPairs
+from avalanche_vlm.regularizers.pairs import ENCODED_AT_ONCE
 
 
 class PrototypePlugin(SupervisedPlugin[Any]):
@@ -25,10 +25,13 @@ class PrototypePlugin(SupervisedPlugin[Any]):
     That happens at the end of the experience, with the model as it is then, each sample once with its
     eval transform. A class that comes again has the mean of all its samples, each as the model saw it at
     the time. Prototypes of earlier classes stay where they are, however far the image tower moves:
-    `PrototypeTransferPlugin` moves them too. What other plugins replay does not count.
+    `PrototypeTransferPlugin` moves them too. What other plugins replay does not count. List it after plugins
+    that change weights or read logits at the end of an experience (`WeightEnsemblePlugin`, the host's
+    EWC): from then on evaluation sees the prototypes.
 
     Raises:
-        ValueError: in training, a model with another head.
+        ValueError: in training, a model with another head, raw features of a stream of embeddings, or a
+            second plugin of this kind.
 
     References:
         SeGP-CL (arXiv 2603.12055), visual prototypes; Rebuffi et al., iCaRL: Incremental Classifier and
@@ -41,15 +44,22 @@ class PrototypePlugin(SupervisedPlugin[Any]):
     """
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        """Refuse a model without prototypes before it is trained in vain."""
-        prototype_head(strategy.model)
+        """Refuse what could not keep prototypes before it is trained in vain."""
+        head = prototype_head(strategy.model)
+        sample: Any = strategy.experience.dataset.eval()[0][0]
+        check_visual_space(head.visual_space, sample)
+        kinds = [type(each).__name__ for each in strategy.plugins if isinstance(each, PrototypePlugin)]
+        if len(kinds) > 1:
+            expected = "one plugin that keeps prototypes, so that each sample counts once"
+            advice = "SeGPCL brings its own."
+            raise wrong_value("plugins", expected, " and ".join(kinds), advice)
 
     def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Add the prototypes of the experience."""
         head = prototype_head(strategy.model)
         for experience in trained_experiences(strategy):
             dataset: Any = experience.dataset.eval()
-            for x, y, *_ in eval_loader(dataset, IMAGES_AT_ONCE):
+            for x, y, *_ in eval_loader(dataset, ENCODED_AT_ONCE):
                 head.update(visual_features(strategy, x, head.visual_space), y)
 
 
@@ -91,9 +101,9 @@ class PrototypeTransferPlugin(PrototypePlugin):
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Measure the probes before they move."""
+        super().before_training_exp(strategy, *args, **kwargs)
         self.compensator.visual_space = prototype_head(strategy.model).visual_space
-        with autocast_of(strategy):
-            self.compensator.begin(strategy)
+        self.compensator.begin(strategy)
 
     def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Move earlier prototypes, then add those of the experience."""

@@ -12,8 +12,6 @@ from avalanche_vlm.models.dual_path_head import VisualSpace
 from avalanche_vlm.models.modes import in_eval_mode
 from avalanche_vlm.plugins.regularizer import autocast_of
 
-IMAGES_AT_ONCE = 128
-
 
 @torch.no_grad()
 def visual_features(strategy: Any, x: Tensor, space: VisualSpace) -> Tensor:
@@ -28,12 +26,16 @@ def visual_features(strategy: Any, x: Tensor, space: VisualSpace) -> Tensor:
         ValueError: raw features of embeddings are asked for.
     """
     model, x = strategy.model, x.to(strategy.device)
+    check_visual_space(space, x[0])
     with in_eval_mode(model), autocast_of(strategy):
         if space == "embedding":
             return model.adapted(model.encode(x)).float()
-        raw = model.encode_with_raw(x)[1]
-    if raw is None:
+        return model.encode_with_raw(x)[1].float()
+
+
+def check_visual_space(space: VisualSpace, sample: Tensor) -> None:
+    """Raise `ValueError` if the raw features of an embedding (D,) are asked for."""
+    if space == "raw" and sample.ndim == 1:
         raise wrong_value(
             "visual_space", "'embedding' for a stream of embeddings", "'raw', the features before them"
         )
-    return raw.float()

@@ -86,14 +86,14 @@ class SeGPCLSetting:
         """Return what makes the anchors.
 
         Args:
-            **arguments: what none of the summaries says, for `AdversarialAnchors`.
+            **arguments: for `AdversarialAnchors`: what none of the summaries says, or other numbers.
         """
-        return AdversarialAnchors(
-            seeds_per_class=self.seeds_per_class,
-            steps=self.anchor_steps,
-            step_size=self.anchor_step_size,
-            **arguments,
-        )
+        own: dict[str, Any] = {
+            "seeds_per_class": self.seeds_per_class,
+            "steps": self.anchor_steps,
+            "step_size": self.anchor_step_size,
+        }
+        return AdversarialAnchors(**{**own, **arguments})
 
     def strategy_arguments(self) -> dict[str, Any]:
         """Return the numbers that `strategies.SeGPCL` takes, to be passed on as ``**`` arguments."""
@@ -148,7 +148,10 @@ def segp_cl_setting(
         followed.
 
     Deviations:
-        Whether the published runs have the class orders of setting A, and its template, is not known.
+        Whether the published runs have the class orders of setting A, and its template, is not known; nor
+        is momentum or weight decay, of which SGD has none here. ε, λ_p, the anchors of a step and the
+        temperature of the transfer are in no summary: they are the defaults of `AdversarialAnchors` and
+        `strategies.SeGPCL`, where to set them.
 
     >>> setting = segp_cl_setting("cub200")
     >>> setting.stream.model, setting.learning_rate, setting.strategy_arguments()["distillation_weight"]

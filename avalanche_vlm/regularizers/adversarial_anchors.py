@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from avalanche_vlm._checks import check_count, check_number, wrong_type, wrong_value
-from avalanche_vlm._host import eval_loader, trained_experiences
+from avalanche_vlm._host import eval_loader, experience_classes, trained_experiences
 from avalanche_vlm._processes import progress_line
-from avalanche_vlm.functional import AnchorSet, cosine_logits, dual_targeted_pgd, nearest_images
-from avalanche_vlm.models import CLIPClassifier, DualPathHead
+from avalanche_vlm.functional import AnchorSet, dual_targeted_pgd, nearest_images
+from avalanche_vlm.models import CLIPClassifier, DualPathHead, WeightSnapshot
 from avalanche_vlm.models.modes import in_eval_mode
 from avalanche_vlm.regularizers.learned_classes import LearnedClasses
 from avalanche_vlm.regularizers.pairs import ENCODED_AT_ONCE, ImageTextPairs, PairBatch, next_rows
@@ -32,7 +32,7 @@ class AdversarialAnchors(ImageTextPairs):
     Anchors are pairs of an image and the text of the class that it was moved towards, so any regularizer
     of pairs takes them: `AnchorDistillation` in the paper, and `CrossModalDistillation` as well.
     `PrototypeTransferPlugin` measures by them how far visual features have drifted. Parts that are given
-    the same object share the anchors.
+    the same object share the anchors. It belongs to one run.
 
     Args:
         seeds_per_class: images that are taken as seeds for each old class; all of the experience where
@@ -59,7 +59,8 @@ class AdversarialAnchors(ImageTextPairs):
         without replacement. The rest is said in `functional.dual_targeted_pgd`.
     """
 
-    __slots__ = ("_pool", "_pool_classes")
+    __slots__ = ("_pool", "_pool_classes", "_weights")
+    _weights: WeightSnapshot | None
     _pool: PairBatch | None
     _pool_classes: Tensor | None
 
@@ -95,7 +96,7 @@ class AdversarialAnchors(ImageTextPairs):
         self.learned = LearnedClasses()
         self._generator = torch.Generator().manual_seed(seed)
         self._order = torch.zeros(0, dtype=torch.int64)
-        self._pool = self._pool_classes = None
+        self._pool = self._pool_classes = self._weights = None
 
     def make(self, model: CLIPClassifier, experience: Any, classes: Tensor) -> AnchorSet:
         """Return the anchors of an experience: what training on it would use, to be looked at.
@@ -108,13 +109,16 @@ class AdversarialAnchors(ImageTextPairs):
             classes: int64 (K,), ids of the classes that anchors are moved towards.
 
         Raises:
-            ValueError: the experience has no images, or there are no classes.
+            TypeError: ``classes`` is no tensor of whole numbers, or the experience has pictures that are
+                not preprocessed.
+            ValueError: the experience has no images, or the classes are none, or not different ones of
+                the model.
         """
-        if len(classes) == 0:
-            raise wrong_value("classes", "at least one class", "none")
+        _check_classes(model, classes)
         dataset: Any = experience.dataset.eval()
         _check_images(dataset)
         device = model.backbone.logit_scale.device
+        classes = classes.to(device)
         count = len(classes) * min(self.seeds_per_class, len(dataset))
         with (
             in_eval_mode(model),
@@ -127,13 +131,13 @@ class AdversarialAnchors(ImageTextPairs):
                 for x, *_ in eval_loader(dataset, ENCODED_AT_ONCE)
             ]
             embeddings = torch.cat(parts)
-            targets = text[classes.to(device)]
+            targets = text[classes]
             cosines = F.normalize(embeddings, dim=1) @ F.normalize(targets, dim=1).T
             rows = nearest_images(cosines, self.seeds_per_class)
             of_target = torch.arange(len(classes), device=device).repeat_interleave(rows.shape[1])
             distinct, place = rows.flatten().unique(return_inverse=True)
             seeds = torch.stack([dataset[row][0] for row in distinct.tolist()]).to(device)[place]
-            prototypes, weights = self._visual_targets(model, classes.to(device))
+            prototypes, weights = self._visual_targets(model, classes)
             moved = []
             for part in torch.arange(len(seeds), device=device).split(self.images_at_once):
                 target = of_target[part]
@@ -151,18 +155,18 @@ class AdversarialAnchors(ImageTextPairs):
                     )
                 )
                 line.advance(len(part) * max(self.steps, 1))
-            seen = torch.cat([model.classes_seen.nonzero().flatten().to(device), classes.to(device)]).unique()
+            known = model.classes_seen.nonzero().flatten().to(device)
+            seen = torch.cat([known, classes, experience_classes(experience).to(device)]).unique()
+            own = torch.searchsorted(seen, classes[of_target])[:, None]
 
             def probabilities(features: Tensor) -> Tensor:
-                scale, bias = model.backbone.logit_scale, model.backbone.logit_bias
-                chances = cosine_logits(features, text[seen], scale, bias).softmax(dim=1)
-                own = torch.searchsorted(seen, classes.to(device)[of_target])
-                return chances.gather(1, own[:, None])[:, 0]
+                logits = model.head.text_part.compare(model.backbone, features, text)[:, seen]
+                return logits.softmax(dim=1).gather(1, own)[:, 0]
 
             return AnchorSet(
                 seeds,
                 torch.cat([each.images for each in moved]),
-                classes.to(device)[of_target],
+                classes[of_target],
                 torch.cat([each.text_distances for each in moved], dim=1),
                 torch.cat([each.visual_distances for each in moved], dim=1),
                 probabilities(embeddings[rows.flatten()]),
@@ -178,9 +182,18 @@ class AdversarialAnchors(ImageTextPairs):
         weights = self.visual_weight * (head.counts[classes] > 0).to(head.prototypes.dtype)
         return head.prototypes[classes], weights
 
+    def pre_adapt(self, agent: Any, exp: Any) -> None:
+        """Make the anchors of an experience; anew if the weights have changed, as after an interruption."""
+        weights = WeightSnapshot.shared(agent)
+        if weights is not self._weights:
+            self._experience = None
+        self._weights = weights
+        super().pre_adapt(agent, exp)
+
     def _prepare(self, strategy: Any, model: CLIPClassifier) -> None:
         self._order = self._order[:0]
         self._pool = self._pool_classes = None
+        _check_images(strategy.experience.dataset.eval())
         learned = self.learned.before(model, *trained_experiences(strategy))
         if len(learned) == 0:
             return
@@ -189,7 +202,7 @@ class AdversarialAnchors(ImageTextPairs):
         self._pool, self._pool_classes = PairBatch(anchors.images, distinct, text_of), anchors.classes
 
     def _release(self, model: CLIPClassifier) -> None:
-        self._pool = self._pool_classes = None
+        self._pool = self._pool_classes = self._weights = None
         self.learned.note(model)
 
     @property
@@ -249,6 +262,15 @@ def _encoded(model: CLIPClassifier, images: Tensor) -> tuple[Tensor, Tensor]:
     embeddings, raw = model.encode_with_raw(images)
     embeddings = model.adapted(embeddings)
     return embeddings, head.visual_features(embeddings, raw)
+
+
+def _check_classes(model: CLIPClassifier, classes: Any) -> None:
+    if not isinstance(classes, Tensor) or classes.is_floating_point():
+        raise wrong_type("classes", "a tensor (K,) of class ids", classes)
+    ids = classes.tolist()
+    count = len(model.class_names)
+    if not ids or len(set(ids)) < len(ids) or min(ids) < 0 or max(ids) >= count:
+        raise wrong_value("classes", f"different ids in 0..{count - 1}, at least one", ids)
 
 
 def _check_images(dataset: Any) -> None:

@@ -10,12 +10,19 @@ from torch import Tensor
 
 from avalanche_vlm._checks import check_number, check_type
 from avalanche_vlm._host import trained_experiences
-from avalanche_vlm.functional import cosine_logits, soft_label_divergence
+from avalanche_vlm.functional import soft_label_divergence
+from avalanche_vlm.functional.cross_modal import full_precision
 from avalanche_vlm.models import CLIPClassifier
 from avalanche_vlm.regularizers.adversarial_anchors import AdversarialAnchors
 from avalanche_vlm.regularizers.learned_classes import LearnedClasses
 from avalanche_vlm.regularizers.pair_regularizer import PairDistillation
-from avalanche_vlm.regularizers.pairs import ImageTextPairs, PairFeatures, check_model
+from avalanche_vlm.regularizers.pairs import (
+    ImageTextPairs,
+    PairFeatures,
+    check_model,
+    encode_images,
+    encode_in_parts,
+)
 from avalanche_vlm.regularizers.teachers import Teacher
 
 
@@ -31,7 +38,8 @@ class AnchorDistillation(PairDistillation):
     anchors in the paper, and in the same place the training batch (`CurrentPairs`), generated images
     (`SyntheticPairs`) or those of another data set (`ReferencePairs`); their texts do not count. What the
     teacher says of images that stay the same for an experience is computed once. With fewer than two old
-    classes there is nothing to keep.
+    classes there is nothing to keep. Logits are what the head makes of images and class weights. It belongs
+    to one run.
 
     Args:
         images: where images come from; None for `AdversarialAnchors` with its defaults.
@@ -47,14 +55,15 @@ class AnchorDistillation(PairDistillation):
         SeGP-CL (arXiv 2603.12055), anchor-guided cross-modal geometry distillation, with τ = 20.
 
     Deviations:
-        None known: the sources are second-hand.
+        That the images of a step are 64 at most is ours; the rest is as far as the sources, which are
+        second-hand, go.
     """
 
     advice = "Let CLIPClassifier train a tower (trainable='both', LoRA(...)), or a head whose weights learn."
 
-    __slots__ = ("_class_weights", "_classes")
+    __slots__ = ("_classes", "_said")
     _classes: Tensor
-    _class_weights: Tensor | None
+    _said: Tensor | None
 
     def __init__(
         self,
@@ -69,7 +78,7 @@ class AnchorDistillation(PairDistillation):
         self.temperature = temperature
         self.learned = LearnedClasses()
         self._classes = torch.zeros(0, dtype=torch.int64)
-        self._class_weights = None
+        self._said = None
 
     def pre_adapt(self, agent: Any, exp: Any) -> None:
         """Get the images ready, and ask the teacher about them and the old classes."""
@@ -79,14 +88,18 @@ class AnchorDistillation(PairDistillation):
         super().pre_adapt(agent, exp)
 
     def _ask(self, model: CLIPClassifier) -> None:
-        self._ask_of_images(model)
-        self._class_weights = model.head.text_part(model.backbone, self._classes).clone()
+        images = self.pairs.fixed_images
+        self._said = None
+        if images is not None:
+            self._said = encode_in_parts(
+                lambda part: self._logits_of(model, encode_images(model, part)), images
+            )
 
     def post_adapt(self, agent: Any, exp: Any) -> None:
         """Let go of the teacher, and take note of the classes."""
         super().post_adapt(agent, exp)
         self.learned.note(agent.model)
-        self._class_weights = None
+        self._said = None
 
     @property
     def is_active(self) -> bool:
@@ -95,11 +108,25 @@ class AnchorDistillation(PairDistillation):
 
     def compare(self, model: CLIPClassifier, student: PairFeatures) -> Tensor:
         """Return the divergence over the old classes."""
-        assert self._class_weights is not None
-        weights = model.head.text_part(model.backbone, self._classes)
-        own = cosine_logits(student.images, weights, student.scale, student.bias)
-        said = cosine_logits(self.said_of_images(model, student.batch), self._class_weights, *self._logits)
+        own, rows = self._logits_of(model, student.images), student.batch.image_rows
+        if self._said is not None and rows is not None:
+            said = self._said[rows]
+        else:
+            assert self._weights is not None
+            with self._weights.applied(model):
+                said = self._logits_of(model, encode_images(model, student.batch.images))
         return soft_label_divergence(own, said, temperature=self.temperature)
+
+    def _logits_of(self, model: CLIPClassifier, images: Tensor) -> Tensor:
+        """Return the logits (B, K) of image features (B, D) for the old classes, in fp32 at least."""
+        text = model.head.text_part
+        rows = text(model.backbone, self._classes)
+        with torch.autocast(images.device.type, enabled=False):
+            rows, images = full_precision(rows), full_precision(images)
+            # A head may know which class a column is, so that it gets all of them.
+            every = rows.new_zeros(len(model.class_names), rows.shape[1])
+            weights = every.index_copy(0, self._classes, rows)
+            return text.compare(model.backbone, images, weights).index_select(1, self._classes)
 
     @property
     def nbytes(self) -> int:

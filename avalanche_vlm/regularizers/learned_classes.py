@@ -8,6 +8,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from avalanche_vlm._checks import wrong_value
 from avalanche_vlm._host import experience_classes
 from avalanche_vlm._stateful import Stateful
 from avalanche_vlm.models import CLIPClassifier
@@ -19,15 +20,28 @@ class LearnedClasses(Stateful):
 
     The model says which classes it has seen, and counts those of the experience at hand among them. So
     the classes learned before it are those that are not in it, and those that were noted when an earlier
-    one ended: a class may come again.
+    one ended: a class may come again. The note belongs to one run.
     """
 
     def __init__(self) -> None:
         self._noted = torch.zeros(0, dtype=torch.bool)
 
     def before(self, model: CLIPClassifier, *experiences: Any) -> Tensor:
-        """Return the ids int64 (K,), in order, of the classes learned before what is trained on now."""
+        """Return the ids int64 (K,), in order, of the classes learned before what is trained on now.
+
+        Raises:
+            ValueError: classes were noted that the model has never seen: the note of another run.
+        """
         learned = model.classes_seen.detach().cpu().clone()
+        noted = self._noted.nonzero().flatten()
+        strange = noted[noted >= len(learned)].tolist() or noted[~learned[noted]].tolist()
+        if strange:
+            raise wrong_value(
+                "plugins",
+                "plugins and regularizers of this run",
+                f"one that has learned class {strange[0]}, which this model has never been trained on",
+                "Give each run fresh ones: they keep account of the classes learned so far.",
+            )
         current = torch.cat([experience_classes(each) for each in experiences]).unique()
         again = current[current < len(self._noted)]
         again = again[self._noted[again]]

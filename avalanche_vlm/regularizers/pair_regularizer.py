@@ -13,7 +13,6 @@ from avalanche_vlm._checks import check_type
 from avalanche_vlm.models import CLIPClassifier, WeightSnapshot
 from avalanche_vlm.regularizers.pairs import (
     ImageTextPairs,
-    PairBatch,
     PairFeatures,
     check_model,
     encode_images,
@@ -126,15 +125,11 @@ class PairDistillation(PairRegularizer):
 
     def _ask(self, model: CLIPClassifier) -> None:
         """Ask a model, which has the teacher's weights, about what stays the same for an experience."""
-        self._ask_of_images(model)
-        texts = self.pairs.fixed_texts
-        if texts is not None:
-            self._texts = encode_in_parts(partial(self.pairs.encode_texts, model), texts)
-
-    def _ask_of_images(self, model: CLIPClassifier) -> None:
-        images = self.pairs.fixed_images
+        images, texts = self.pairs.fixed_images, self.pairs.fixed_texts
         if images is not None:
             self._images = encode_in_parts(partial(encode_images, model), images)
+        if texts is not None:
+            self._texts = encode_in_parts(partial(self.pairs.encode_texts, model), texts)
 
     def post_adapt(self, agent: Any, exp: Any) -> None:
         """Let go of the teacher."""
@@ -144,24 +139,16 @@ class PairDistillation(PairRegularizer):
     def says(self, model: CLIPClassifier, student: PairFeatures) -> PairFeatures:
         """Return what the teacher says of the pairs that a student has seen."""
         batch = student.batch
-        images = self.said_of_images(model, batch)
+        images = self._rows(self._images, batch.image_rows)
         texts = self._rows(self._texts, batch.text_rows)
-        if texts is None:
+        if images is None or texts is None:
             assert self._weights is not None
             with self._weights.applied(model):
-                texts = self.pairs.encode_texts(model, batch.texts)
+                images = encode_images(model, batch.images) if images is None else images
+                texts = self.pairs.encode_texts(model, batch.texts) if texts is None else texts
         if batch.text_of is not None:
             texts = texts[batch.text_of]
         return PairFeatures(batch, images, lambda: texts, *self._logits)
-
-    def said_of_images(self, model: CLIPClassifier, batch: PairBatch) -> Tensor:
-        """Return the teacher's features (B, D) of the images of a batch."""
-        images = self._rows(self._images, batch.image_rows)
-        if images is None:
-            assert self._weights is not None
-            with self._weights.applied(model):
-                images = encode_images(model, batch.images)
-        return images
 
     @staticmethod
     def _rows(said: Tensor | None, rows: Tensor | None) -> Tensor | None:

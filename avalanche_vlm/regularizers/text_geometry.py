@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from avalanche_vlm._checks import check_count, check_number, check_type
-from avalanche_vlm._host import experience_classes
+from avalanche_vlm._host import experience_classes, trained_experiences
 from avalanche_vlm.functional import nearest_classes, neighbour_cosines, text_geometry_divergence
 from avalanche_vlm.models import CLIPClassifier
 from avalanche_vlm.regularizers.pairs import check_classifier
@@ -26,7 +26,8 @@ class TextGeometry(Regularizer):
 
     with the classes :math:`C_t` of the experience, and for each the k classes N(c) among those seen so
     far that are nearest to it by the teacher's class weights. ρ' is that of the teacher. With one class
-    seen so far there are no neighbours, and nothing is added.
+    seen so far there are no neighbours, and nothing is added. The default teacher belongs to one run, and
+    keeps a copy of all that trains.
 
     Args:
         neighbours: k; all other classes where there are fewer.
@@ -77,7 +78,8 @@ class TextGeometry(Regularizer):
         seen = model.classes_seen.nonzero().flatten()
         if len(seen) < 2:
             return
-        current = experience_classes(exp).to(seen.device)
+        trained = [experience_classes(each) for each in trained_experiences(agent)]
+        current = torch.cat(trained).unique().to(seen.device)
         with weights.applied(model):
             features = model.head.text_part(model.backbone, seen).float()
         rows = torch.searchsorted(seen, current)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from avalanche_vlm._checks import wrong_value
 from avalanche_vlm._host import strategy_columns
+from avalanche_vlm.functional.cross_modal import full_precision
 
 
 @final
@@ -30,7 +31,7 @@ class RestingText:
             expected = f"'all' for a {type(model.head).__name__}, whose class weights are made for each image"
             raise wrong_value("text_space", expected, repr(strategy.text_space))
         with torch.no_grad(), strategy.autocast():
-            self._weights: Tensor = model.head.text_part(model.backbone).detach().float()
+            self._weights: Tensor = full_precision(model.head.text_part(model.backbone).detach())
         self._columns = columns.to(self._weights.device)
 
     def during(self, strategy: Any) -> AbstractContextManager[None]:

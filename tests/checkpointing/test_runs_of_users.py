@@ -23,7 +23,7 @@ from avalanche_vlm.benchmarks import tensor_benchmark, with_validation_stream
 from avalanche_vlm.checkpointing import CheckpointPlugin, _file, resume, save
 from avalanche_vlm.checkpointing._bytes import from_bytes, to_bytes
 from avalanche_vlm.logging import ResultsLogger
-from avalanche_vlm.metrics import MemoryMetric, continual_metrics
+from avalanche_vlm.metrics import MemoryMetric, SemanticDriftMetric, continual_metrics
 from avalanche_vlm.models import CosineHead, LoRA, ZeroShotHead
 from avalanche_vlm.plugins import LabelSpaceCrossEntropy
 from avalanche_vlm.strategies import FineTune
@@ -433,8 +433,10 @@ def test_an_online_stream_that_is_cut_at_random_on_the_way_is_refused_before_it_
 # Metrics.
 
 
-@pytest.mark.parametrize("metric", [lambda: class_accuracy_metrics(stream=True), MemoryMetric])
-def test_metrics_with_functions_and_of_memory(tmp_path, metric):
+@pytest.mark.parametrize(
+    "metric", [lambda: class_accuracy_metrics(stream=True), MemoryMetric, SemanticDriftMetric]
+)
+def test_metrics_with_functions_of_memory_and_of_drift(tmp_path, metric):
     def evaluator():
         return EvaluationPlugin(metric(), loggers=[])
 

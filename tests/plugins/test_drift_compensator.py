@@ -77,8 +77,8 @@ PROBES = {
 }
 
 
-# Where drift is small and differs from image to image, probes near the new classes say little of the old ones:
-# anchors do not bring the features of a tiny random model nearer under LoRA.
+# Where drift differs from image to image, probes near the new classes say little of the old ones: anchors do
+# not bring the features of a tiny random model nearer under LoRA.
 @pytest.mark.parametrize(
     ("name", "trainable"), [*((name, "both") for name in PROBES), ("synthetic", LoRA(rank=4))]
 )

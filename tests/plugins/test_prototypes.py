@@ -306,17 +306,20 @@ def test_anchors_that_are_shared_are_made_once(monkeypatch):
         return make(self, model, experience, classes)
 
     monkeypatch.setattr(AdversarialAnchors, "make", counted)
-    shared = AdversarialAnchors(seeds_per_class=2)
-    plugins = [
-        RegularizerPlugin(AnchorDistillation(shared)),
-        AdversarialAnchorDistillationPlugin(shared, 2.0),
-        PrototypeTransferPlugin(shared),
-    ]
-    for order in (plugins, plugins[::-1]):
+    for step in (1, -1):
+        shared = AdversarialAnchors(seeds_per_class=2)
+        plugins = [
+            RegularizerPlugin(AnchorDistillation(shared)),
+            AdversarialAnchorDistillationPlugin(shared, 2.0),
+            PrototypeTransferPlugin(shared),
+        ]
         made.clear()
-        trained(strategy(order), BENCHMARK.train_stream)
+        trained(strategy(plugins[::step]), BENCHMARK.train_stream)
         assert dict(made) == {shared: 2}  # none in the first experience
-        shared.learned = AdversarialAnchors().learned
+    with pytest.raises(
+        ValueError, match="`plugins` must be .* of this run; got one that has learned class 2"
+    ):
+        trained(strategy(plugins), BENCHMARK.train_stream)
     made.clear()
     apart = [AdversarialAnchorDistillationPlugin(), PrototypeTransferPlugin()]
     trained(strategy(apart), BENCHMARK.train_stream)

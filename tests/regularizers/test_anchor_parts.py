@@ -415,7 +415,7 @@ def test_embeddings_and_pictures_are_refused_in_a_sentence():
         TypeError, match="`experience` must be .*tensors.*train_transform=model.train_transform"
     ):
         AdversarialAnchors().make(model, Pictures(), OLD)
-    with pytest.raises(ValueError, match="`classes` must be at least one class"):
+    with pytest.raises(ValueError, match="`classes` must be different ids in 0..5, at least one"):
         AdversarialAnchors().make(model, EXPERIENCES[1], OLD[:0])
 
 
@@ -578,7 +578,7 @@ def test_the_teacher_speaks_in_the_precision_of_the_student(precision, text_spac
     arguments = {"precision": precision, "text_space": text_space, "train_epochs": 6}
     fine_tuned([RegularizerPlugin(regularizer)], both(DualPathHead()), **arguments)
     assert values[0].item() == 0
-    assert values[-1].item() > 1e-5
+    assert values[-1].item() > 0
     assert values[0].dtype == torch.float32
 
 
