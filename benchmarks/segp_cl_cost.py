@@ -5,9 +5,9 @@
 A step: strategies on the same batches take turns of a few iterations in one process, so that all meet the
 same load; an iteration is timed from callback to callback, and ratios are those of medians. LoRA of rank 32
 in both towers, of which B trains; the plain LoRA step has a loss over the classes of the experience, and
-encodes their text alone. Small CLIP: 128 images, 40 classes of which 36 are old, as many anchors as said. ViT-B-16 (random
-weights): 8 images and a sixteenth of the anchors, 100 classes of which 90 are old. The naive version asks the
-teacher at every step, and encodes the text of old classes for each term anew. One thread. Writes
+encodes their text alone. Small CLIP: 128 images, 40 classes of which 36 are old, as many anchors as said.
+ViT-B-16 (random weights): 8 images and a sixteenth of the anchors, 100 classes of which 90 are old. The naive
+version asks the teacher at every step, and encodes text for each term anew. One thread. Writes
 ``segp_cl_cost.md`` beside this file.
 """
 
@@ -207,8 +207,8 @@ def main() -> None:
         text, both = evaluation_time(size)
         notes.append(
             f"- {size}: an anchor of ten steps takes {1000 * pgd:,.0f} ms ({1000 * whole:,.0f} with its share "
-            f"of the search for seeds), as long as {pgd / step:.1f} images in a plain LoRA step. Evaluation on "
-            f"two paths takes {both / text:.3f} times as long as by text alone."
+            f"of the search for seeds), as long as {pgd / step:.1f} images in a plain LoRA step. "
+            f"Evaluation on two paths takes {both / text:.3f} times as long as by text alone."
         )
     (HERE / "segp_cl_cost.md").write_text("\n".join([*lines, "", *notes]) + "\n")
 

@@ -9,9 +9,9 @@ belong to the seed. LoRA of rank 32 in both towers, of which B trains, by AdamW 
 each experience, along a cosine; three epochs in batches of 32, and 16 images to distil on beside them. The
 loss of the task is over the classes of the experience, unless a memory replays others.
 
-Anchors: three seeds a class, five steps of 0.003. Synthetic images are drawn by the renderer, held back: in a
-style that no experience has, and with one in five colours, textures, shapes and digits wrong. Reference images
-are pictures that the small CLIP was trained on.
+Anchors: three seeds a class, five steps of 0.003. Synthetic images are drawn by the renderer, held back: in
+a style that no experience has, and with one in five colours, textures, shapes and digits wrong. Reference
+images are pictures that the small CLIP was trained on.
 
 Learning rate, weight and temperature of the distillation and weight of the geometry are chosen by
 `choose_hyperparameters` on two orders that are not reported, with validation images cut from the training
