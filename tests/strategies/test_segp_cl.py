@@ -85,7 +85,7 @@ def test_the_defaults_are_those_of_the_sources():
     assert (distillation.weight, distillation.regularizer.temperature) == (5.0, 20.0)
     assert type(distillation.regularizer.teacher) is LastTeacher
     anchors = distillation.regularizer.pairs
-    assert anchors is transfer.probes
+    assert anchors is transfer.compensator.probes
     assert (anchors.seeds_per_class, anchors.steps, anchors.step_size) == (5, 10, 1.5e-3)
     assert (anchors.epsilon, anchors.visual_weight, anchors.batch_size) == (4 / 255, 1.0, 64)
     assert type(geometry.regularizer) is TextGeometry
@@ -95,7 +95,7 @@ def test_the_defaults_are_those_of_the_sources():
         0.05,
     )
     assert type(geometry.regularizer.teacher) is InitialTeacher
-    assert transfer.temperature == 0.1
+    assert transfer.compensator.temperature == 0.1
     assert strategy.train_mb_size == strategy.eval_mb_size == 128
     assert (strategy._criterion.space, strategy._criterion.label_smoothing) == ("experience", 0.0)
     assert strategy.text_space == "seen"
@@ -116,14 +116,14 @@ def test_arguments_reach_their_parts():
     )
     distillation, geometry, transfer = parts(strategy)
     assert (distillation.weight, distillation.regularizer.temperature) == (2.0, 3.0)
-    assert distillation.regularizer.pairs is transfer.probes is anchors
+    assert distillation.regularizer.pairs is transfer.compensator.probes is anchors
     assert distillation.regularizer.teacher is teacher
     assert (geometry.weight, geometry.regularizer.neighbours, geometry.regularizer.temperature) == (
         0.5,
         4,
         0.2,
     )
-    assert transfer.temperature == 0.3
+    assert transfer.compensator.temperature == 0.3
     assert (strategy._criterion.space, strategy.text_space) == ("seen", "all")
 
 
