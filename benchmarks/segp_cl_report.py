@@ -169,6 +169,18 @@ def findings(streams: dict) -> str:
         ]
         return " and ".join(told) if told else "not run"
 
+    def pooled(first: str, second: str, head: str = LAST) -> str:
+        """Return a paired difference over the pairs of both streams together."""
+        found = [
+            {
+                (stream, seed): value
+                for stream, of in streams.items()
+                for seed, value in of[head][method].items()
+            }
+            for method in (first, second)
+        ]
+        return paired_text(*found)
+
     def mean(method: str, head: str = LAST) -> str:
         """Return a mean in each stream that has it."""
         found = [of[head][method] for of in streams.values() if method in of[head]]
@@ -188,6 +200,12 @@ def findings(streams: dict) -> str:
             f"{over(KEPT, SAME_RATE)} and {over(KEPT, SAME_RATE, OLD)}. With the paper's weight and "
             f"temperature "
             f"(5 and 20), which are for another model and SGD, against the chosen ones: {over(SOFT, KEPT)}.",
+            f"- **Ten pairs, both streams together**: ACGD over fine-tuning, each at its own rate, Last "
+            f"{pooled(KEPT, TUNED)}, old classes {pooled(KEPT, TUNED, OLD)}; both at fine-tuning's rate "
+            f"{pooled(SLOW, TUNED)} and {pooled(SLOW, TUNED, OLD)}; both at distillation's rate "
+            f"{pooled(KEPT, SAME_RATE)} and {pooled(KEPT, SAME_RATE, OLD)}. Prototypes that are moved, "
+            f"over those "
+            f"that stay: {pooled(FULL, STALE)} and {pooled(FULL, STALE, OLD)}.",
             f"- **TSGR** adds {over(SHAPED, KEPT)}. **Two paths** add {over(STALE, SHAPED)} with prototypes "
             f"that stay where they were, and {over(FULL, STALE)} more with prototypes that the anchors "
             f"move; after "

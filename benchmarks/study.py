@@ -81,8 +81,12 @@ def paired(first: dict, second: dict) -> tuple[float, float]:
 
 
 def paired_text(first: dict, second: dict) -> str:
-    """Return such a difference as text."""
-    return "{:+.1f} ± {:.1f}".format(*paired(first, second))
+    """Return such a difference as text; without an interval, and with their number, of one or two pairs."""
+    pairs = len(set(first) & set(second))
+    mean, half = paired(first, second)
+    return (
+        f"{mean:+.1f} ± {half:.1f}" if pairs > 2 else f"{mean:+.1f} ({pairs} seed{'s' if pairs > 1 else ''})"
+    )
 
 
 def mean_text(values: dict) -> str:

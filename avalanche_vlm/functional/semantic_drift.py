@@ -77,7 +77,7 @@ def semantic_drift(
     >>> after = torch.tensor([[9.0, 1.0, 0.0], [1.0, 2.0, 1.9]])
     >>> drift = semantic_drift(before, after, torch.tensor([0, 1]), torch.tensor([2]), fraction=0.5)
     >>> round(drift.boundary, 3), drift.core
-    (0.158, 0.0)
+    (0.16, 0.0)
     """
     check_number("fraction", fraction, above=0, at_most=0.5)
     if before.shape != after.shape:
