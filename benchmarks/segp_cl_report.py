@@ -216,6 +216,14 @@ def findings(streams: dict) -> str:
             f"{over(SYNTHETIC, TUNED)}; reference images {over(REFERENCE, TUNED)}. Old classes, in the same "
             f"order: {over(KEPT, TUNED, OLD)}; {over(SEEDS_ONLY, TUNED, OLD)}; {over(CURRENT, TUNED, OLD)}; "
             f"{over(SYNTHETIC, TUNED, OLD)}; {over(REFERENCE, TUNED, OLD)}.",
+            f"  In the same seeds, anchors over their seeds {over(KEPT, SEEDS_ONLY)}, over new-task images "
+            f"{over(KEPT, CURRENT)}, over synthetic ones {over(KEPT, SYNTHETIC)}, over reference ones "
+            f"{over(KEPT, REFERENCE)}: the paper's order (anchors, synthetic, reference, new-task) does "
+            f"not show. "
+            "Reference images are pictures of the same world that the small CLIP was trained on, with every "
+            "colour, texture and shape of the stream among them, which no reference data set of a real "
+            "model is; "
+            "and all sources have the weight and temperature that anchors chose.",
             f"- **The prototype as a second target** of the anchors: {over(FULL, TEXT_ONLY)} over text "
             f"alone.",
             f"- **Elsewhere**, zero-shot on styles and objects that no experience has: "
