@@ -41,13 +41,11 @@ class GaussianDiscriminantPlugin(SupervisedPlugin[Any]):
     def after_train_dataset_adaptation(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Add the samples."""
         model = strategy.model
-        head, adapter = discriminant_head(model), model.image_adapter
+        head = discriminant_head(model)
         for experience in trained_experiences(strategy):
             for embeddings, labels, _ in latent_features(strategy, experience.dataset):
-                if adapter is not None:
-                    with torch.no_grad():
-                        embeddings = adapter(embeddings.to(strategy.device))
-                head.update(embeddings, labels)
+                with torch.no_grad():
+                    head.update(model.adapted(embeddings.to(strategy.device)), labels)
 
 
 def discriminant_head(model: Any) -> GaussianDiscriminantHead:

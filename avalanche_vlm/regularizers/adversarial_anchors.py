@@ -16,11 +16,12 @@ from avalanche_vlm.functional import AnchorSet, dual_targeted_pgd, nearest_image
 from avalanche_vlm.models import CLIPClassifier, DualPathHead, WeightSnapshot
 from avalanche_vlm.models.modes import in_eval_mode
 from avalanche_vlm.regularizers.learned_classes import LearnedClasses
-from avalanche_vlm.regularizers.pairs import ENCODED_AT_ONCE, ImageTextPairs, PairBatch, next_rows
+from avalanche_vlm.regularizers.pairs import ENCODED_AT_ONCE, PairBatch
+from avalanche_vlm.regularizers.pooled_pairs import PooledPairs
 
 
 @final
-class AdversarialAnchors(ImageTextPairs):
+class AdversarialAnchors(PooledPairs):
     r"""Makes anchors before each experience, and shows them in batches; none outlives the experience.
 
     For each class learned before, the images of the experience that are likest to its text are taken as
@@ -59,9 +60,8 @@ class AdversarialAnchors(ImageTextPairs):
         without replacement. The rest is said in `functional.dual_targeted_pgd`.
     """
 
-    __slots__ = ("_pool", "_pool_classes", "_weights")
+    __slots__ = ("_pool_classes", "_weights")
     _weights: WeightSnapshot | None
-    _pool: PairBatch | None
     _pool_classes: Tensor | None
 
     def __init__(
@@ -76,7 +76,6 @@ class AdversarialAnchors(ImageTextPairs):
         images_at_once: int = 64,
         seed: int = 0,
     ) -> None:
-        super().__init__()
         check_count("seeds_per_class", seeds_per_class)
         check_count("steps", steps, at_least=0)
         check_number("step_size", step_size, above=0)
@@ -85,18 +84,15 @@ class AdversarialAnchors(ImageTextPairs):
         check_count("batch_size", batch_size)
         check_count("images_at_once", images_at_once)
         check_count("seed", seed, at_least=0)
+        super().__init__(batch_size=batch_size, seed=seed)
         self.seeds_per_class = seeds_per_class
         self.steps = steps
         self.step_size = step_size
         self.epsilon = epsilon
         self.visual_weight = visual_weight
-        self.batch_size = batch_size
         self.images_at_once = images_at_once
-        self.seed = seed
         self.learned = LearnedClasses()
-        self._generator = torch.Generator().manual_seed(seed)
-        self._order = torch.zeros(0, dtype=torch.int64)
-        self._pool = self._pool_classes = self._weights = None
+        self._pool_classes = self._weights = None
 
     def make(self, model: CLIPClassifier, experience: Any, classes: Tensor) -> AnchorSet:
         """Return the anchors of an experience: what training on it would use, to be looked at.
@@ -206,33 +202,9 @@ class AdversarialAnchors(ImageTextPairs):
         self.learned.note(model)
 
     @property
-    def is_active(self) -> bool:
-        """Whether there were old classes to make anchors for."""
-        return self._pool is not None
-
-    @property
-    def fixed_images(self) -> Tensor | None:
-        """All anchors (N, 3, H, W)."""
-        return None if self._pool is None else self._pool.images
-
-    @property
-    def fixed_texts(self) -> Tensor | None:
-        """The ids of the old classes."""
-        return None if self._pool is None else self._pool.texts
-
-    @property
     def fixed_classes(self) -> Tensor | None:
         """The class (N,) that each anchor was moved towards."""
         return self._pool_classes
-
-    def batch(self, model: CLIPClassifier, x: Tensor, y: Tensor) -> PairBatch:
-        """Return the next anchors, and the classes that they were moved towards."""
-        assert self._pool is not None
-        assert self._pool.text_of is not None
-        rows, self._order = next_rows(self._order, len(self._pool.images), self.batch_size, self._generator)
-        rows = rows.to(self._pool.images.device)
-        text_rows, text_of = self._pool.text_of[rows].unique(return_inverse=True)
-        return PairBatch(self._pool.images[rows], self._pool.texts[text_rows], text_of, rows, text_rows)
 
     def encode_texts(self, model: CLIPClassifier, texts: Tensor) -> Tensor:
         """Return the class weights (U, D) of classes (U,)."""

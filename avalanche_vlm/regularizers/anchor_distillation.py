@@ -87,13 +87,14 @@ class AnchorDistillation(PairDistillation):
         self._classes = learned.to(model.backbone.logit_scale.device)
         super().pre_adapt(agent, exp)
 
-    def _ask(self, model: CLIPClassifier) -> None:
+    def _ask(self, model: CLIPClassifier) -> bool:
         images = self.pairs.fixed_images
         self._said = None
         if images is not None:
             self._said = encode_in_parts(
                 lambda part: self._logits_of(model, encode_images(model, part)), images
             )
+        return images is not None
 
     def post_adapt(self, agent: Any, exp: Any) -> None:
         """Let go of the teacher, and take note of the classes."""

@@ -117,19 +117,25 @@ class PairDistillation(PairRegularizer):
             return
         model = agent.model
         with weights.applied(model):
-            self._ask(model)
+            answered = self._ask(model)
             # Copies: what the backbone returns may be the parameter itself.
             scale, bias = model.backbone.logit_scale, model.backbone.logit_bias
             self._logits = scale.clone(), bias.clone() if isinstance(bias, Tensor) else bias
-        self._weights = weights
+        if not answered:
+            self._weights = weights
 
-    def _ask(self, model: CLIPClassifier) -> None:
-        """Ask a model, which has the teacher's weights, about what stays the same for an experience."""
+    def _ask(self, model: CLIPClassifier) -> bool:
+        """Ask a model, which has the teacher's weights, about what stays the same for an experience.
+
+        Returns:
+            Whether nothing is left to be asked at each step.
+        """
         images, texts = self.pairs.fixed_images, self.pairs.fixed_texts
         if images is not None:
             self._images = encode_in_parts(partial(encode_images, model), images)
         if texts is not None:
             self._texts = encode_in_parts(partial(self.pairs.encode_texts, model), texts)
+        return images is not None and texts is not None
 
     def post_adapt(self, agent: Any, exp: Any) -> None:
         """Let go of the teacher."""

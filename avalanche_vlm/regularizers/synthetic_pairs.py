@@ -11,18 +11,13 @@ from torch import Tensor
 from avalanche_vlm._checks import check_count, check_type
 from avalanche_vlm.models import CLIPClassifier
 from avalanche_vlm.regularizers.caption_texts import CaptionTexts, TowerTexts
-from avalanche_vlm.regularizers.pairs import (
-    ENCODED_AT_ONCE,
-    ImageTextPairs,
-    PairBatch,
-    is_frozen,
-    next_rows,
-)
+from avalanche_vlm.regularizers.pairs import ENCODED_AT_ONCE, PairBatch, is_frozen
+from avalanche_vlm.regularizers.pooled_pairs import PooledPairs
 from avalanche_vlm.sources import ImageSource, Prompt, PromptPool, draw_prompts
 
 
 @final
-class SyntheticPairs(ImageTextPairs):
+class SyntheticPairs(PooledPairs):
     """Draws prompts before each experience, has an image made of each, and shows them in batches.
 
     Without a prompt (a pool of learned classes, before the first experience) there are no pairs, and
@@ -53,9 +48,6 @@ class SyntheticPairs(ImageTextPairs):
         The last batch of a pass is filled up from the next pass.
     """
 
-    __slots__ = ("_pool",)
-    _pool: PairBatch | None
-
     def __init__(
         self,
         images: ImageSource,
@@ -67,7 +59,6 @@ class SyntheticPairs(ImageTextPairs):
         texts: CaptionTexts | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__()
         check_type("images", images, ImageSource)
         check_type("prompts", prompts, PromptPool)
         check_count("count", count)
@@ -75,16 +66,12 @@ class SyntheticPairs(ImageTextPairs):
         check_type("replacement", replacement, bool)
         check_type("texts", texts, (CaptionTexts, type(None)))
         check_count("seed", seed, at_least=0)
+        super().__init__(batch_size=min(batch_size, count), seed=seed)
         self.images = images
         self.prompts = prompts
         self.count = count
-        self.batch_size = min(batch_size, count)
         self.replacement = replacement
         self.texts = TowerTexts() if texts is None else texts
-        self.seed = seed
-        self._generator = torch.Generator().manual_seed(seed)
-        self._order = torch.zeros(0, dtype=torch.int64)
-        self._pool = None
 
     def _prepare(self, strategy: Any, model: CLIPClassifier) -> None:
         known = self.prompts.prompts(model)
@@ -124,30 +111,6 @@ class SyntheticPairs(ImageTextPairs):
     def _release(self, model: CLIPClassifier) -> None:
         self._pool = None
         self.prompts.learn(model)
-
-    @property
-    def is_active(self) -> bool:
-        """Whether there was anything to draw prompts from."""
-        return self._pool is not None
-
-    @property
-    def fixed_images(self) -> Tensor | None:
-        """All images of the experience, or their embeddings."""
-        return None if self._pool is None else self._pool.images
-
-    @property
-    def fixed_texts(self) -> Tensor | None:
-        """All different captions of the experience."""
-        return None if self._pool is None else self._pool.texts
-
-    def batch(self, model: CLIPClassifier, x: Tensor, y: Tensor) -> PairBatch:
-        """Return the next pairs."""
-        assert self._pool is not None
-        assert self._pool.text_of is not None
-        rows, self._order = next_rows(self._order, self.count, self.batch_size, self._generator)
-        rows = rows.to(self._pool.images.device)
-        text_rows, text_of = self._pool.text_of[rows].unique(return_inverse=True)
-        return PairBatch(self._pool.images[rows], self._pool.texts[text_rows], text_of, rows, text_rows)
 
     def encode_texts(self, model: CLIPClassifier, texts: Tensor) -> Tensor:
         """Return features (U, D) of texts, as ``texts`` says."""
