@@ -23,7 +23,7 @@ import warnings
 from pathlib import Path
 
 import torch
-from avalanche.core import SupervisedPlugin
+from stopwatch import Stopwatch
 from torch.optim import AdamW
 
 from avalanche_vlm.benchmarks import class_names, small_world_and_digits_benchmark
@@ -83,22 +83,6 @@ def plugin_of(kind: str, batch: int) -> list:
         STATIC: lambda: [StaticWeightConsolidationPlugin(both)],
     }
     return kinds[kind]()
-
-
-class Stopwatch(SupervisedPlugin):
-    """Notes how long each iteration takes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seconds: list[float] = []
-
-    def before_training_iteration(self, strategy, *args, **kwargs) -> None:
-        """Begin."""
-        self.began = time.perf_counter()
-
-    def after_training_iteration(self, strategy, *args, **kwargs) -> None:
-        """End."""
-        self.seconds.append(time.perf_counter() - self.began)
 
 
 class Ours:

@@ -20,7 +20,7 @@ from pathlib import Path
 from unittest import mock
 
 import torch
-from avalanche.core import SupervisedPlugin
+from stopwatch import Stopwatch
 from torch.optim import SGD
 
 from avalanche_vlm.benchmarks import class_names, tensor_benchmark
@@ -43,22 +43,6 @@ SIZES = {"small-clip": (40, 36, 128, 1, 4, 3), "ViT-B-32": (40, 36, 16, 8, 3, 2)
 def names_of(size: str) -> list[str]:
     """Return the names of the classes."""
     return [each.name for each in HELD_OUT[: SIZES[size][0]]]
-
-
-class Stopwatch(SupervisedPlugin):
-    """Notes how long each iteration takes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seconds: list[float] = []
-
-    def before_training_iteration(self, strategy, *args, **kwargs) -> None:
-        """Begin."""
-        self.began = time.perf_counter()
-
-    def after_training_iteration(self, strategy, *args, **kwargs) -> None:
-        """End."""
-        self.seconds.append(time.perf_counter() - self.began)
 
 
 def make_stream(size: str, backbone: OpenCLIPBackbone):

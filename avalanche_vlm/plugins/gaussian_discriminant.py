@@ -9,8 +9,9 @@ from avalanche.core import SupervisedPlugin
 
 from avalanche_vlm._checks import wrong_value
 from avalanche_vlm._host import trained_experiences
-from avalanche_vlm.models import CLIPClassifier, GaussianDiscriminantHead
+from avalanche_vlm.models import GaussianDiscriminantHead
 from avalanche_vlm.plugins.latent_features import latent_features
+from avalanche_vlm.plugins.required_head import required_head
 
 
 @final
@@ -50,14 +51,7 @@ class GaussianDiscriminantPlugin(SupervisedPlugin[Any]):
 
 def discriminant_head(model: Any) -> GaussianDiscriminantHead:
     """Return the head of a classifier whose embeddings stay what they are; refuse another."""
-    if not isinstance(model, CLIPClassifier) or not isinstance(model.head, GaussianDiscriminantHead):
-        head = type(model.head).__name__ if isinstance(model, CLIPClassifier) else None
-        raise wrong_value(
-            "model",
-            "a CLIPClassifier with a GaussianDiscriminantHead",
-            f"one with a {head}" if head else f"a {type(model).__name__}",
-            "Wrap the head: CLIPClassifier(backbone, GaussianDiscriminantHead(head)).",
-        )
+    head = required_head(model, GaussianDiscriminantHead)
     if model.image_adapter is not None and any(p.requires_grad for p in model.image_adapter.parameters()):
         raise wrong_value(
             "model",
@@ -65,4 +59,4 @@ def discriminant_head(model: Any) -> GaussianDiscriminantHead:
             "one whose adapter trains, and so moves embeddings after they were counted",
             "Leave out image_adapter, or freeze its parameters.",
         )
-    return model.head
+    return head

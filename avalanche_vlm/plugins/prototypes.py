@@ -10,8 +10,9 @@ from avalanche.core import SupervisedPlugin
 
 from avalanche_vlm._checks import wrong_value
 from avalanche_vlm._host import eval_loader, trained_experiences
-from avalanche_vlm.models import CLIPClassifier, DualPathHead
+from avalanche_vlm.models import DualPathHead
 from avalanche_vlm.plugins.drift_compensator import DriftCompensator
+from avalanche_vlm.plugins.required_head import required_head
 from avalanche_vlm.plugins.visual_features import check_visual_space, visual_features
 from avalanche_vlm.regularizers import ImageTextPairs
 from avalanche_vlm.regularizers.pairs import ENCODED_AT_ONCE
@@ -130,12 +131,4 @@ class PrototypeTransferPlugin(PrototypePlugin):
 
 def prototype_head(model: Any) -> DualPathHead:
     """Return the head of a classifier that keeps prototypes; refuse another."""
-    if not isinstance(model, CLIPClassifier) or not isinstance(model.head, DualPathHead):
-        head = type(model.head).__name__ if isinstance(model, CLIPClassifier) else None
-        raise wrong_value(
-            "model",
-            "a CLIPClassifier with a DualPathHead, which keeps prototypes",
-            f"one with a {head}" if head else f"a {type(model).__name__}",
-            "Wrap the head: CLIPClassifier(backbone, DualPathHead(head)).",
-        )
-    return model.head
+    return required_head(model, DualPathHead, ", which keeps prototypes")
