@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from avalanche.benchmarks.utils import AvalancheDataset
+from avalanche.benchmarks.utils import AvalancheDataset, DataAttribute
+from avalanche.benchmarks.utils.classification_dataset import (
+    ClassificationDataset,
+    TaskAwareSupervisedClassificationDataset,
+)
 from avalanche.benchmarks.utils.data import (
     _FlatDataWithTransform,  # pyright: ignore[reportPrivateUsage]
 )
@@ -14,7 +19,7 @@ from avalanche.benchmarks.utils.flat_data import FlatData
 from avalanche.training.supervised import JointTraining
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader, Subset, default_collate
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset, default_collate
 
 from avalanche_vlm._checks import wrong_type, wrong_value
 from avalanche_vlm.functional.label_space import LabelSpace, label_space_columns
@@ -112,6 +117,57 @@ def eval_loader(dataset: Any, batch_size: int) -> DataLoader[Any]:
         collate_fn=getattr(dataset, "collate_fn", default_collate),
         generator=torch.Generator(),  # from which the loader draws a seed for its workers
     )
+
+
+class EmbeddingSamples(Dataset[tuple[Tensor, int]]):
+    """Embeddings ``x`` (N, D) with labels that are plain numbers, as the host's own data sets give them."""
+
+    def __init__(self, x: Tensor, y: Tensor, targets: list[int]) -> None:
+        self.x, self.y, self.targets = x, y, targets
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.x[index], self.targets[index]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+class DatasetForm(NamedTuple):
+    """What samples of a data set of the host look like, for another to be mixed with them.
+
+    Attributes:
+        has_tensor_labels: whether y is a tensor, and not a plain number.
+        has_task_labels: whether a task label follows y.
+    """
+
+    has_tensor_labels: bool
+    has_task_labels: bool
+
+    @classmethod
+    def of(cls, dataset: Any) -> DatasetForm:
+        """Return the form of a data set."""
+        return cls(isinstance(dataset[0][1], Tensor), hasattr(dataset, "targets_task_labels"))
+
+
+def dataset_of_embeddings(
+    x: Tensor, y: Tensor, form: DatasetForm, task_labels: Mapping[int, int]
+) -> AvalancheDataset[Any]:
+    """Return a data set of the host.
+
+    Args:
+        x: embeddings (N, D), which are not copied.
+        y: int64 (N,).
+        form: of its samples.
+        task_labels: the task label of each class; 0 for others.
+    """
+    labels: Any = y.tolist()
+    leaf: Any = TensorDataset(x, y) if form.has_tensor_labels else EmbeddingSamples(x, y, labels)
+    attributes = [DataAttribute(labels, "targets")]
+    if not form.has_task_labels:
+        return ClassificationDataset([leaf], data_attributes=attributes)
+    tasks: Any = [task_labels.get(label, 0) for label in labels]
+    attributes.append(DataAttribute(tasks, "targets_task_labels", use_in_getitem=True))
+    return TaskAwareSupervisedClassificationDataset([leaf], data_attributes=attributes)
 
 
 def trained_experiences(strategy: Any) -> list[Any]:

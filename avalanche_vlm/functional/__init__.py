@@ -46,6 +46,14 @@ from avalanche_vlm.functional.label_space import (
 )
 from avalanche_vlm.functional.learning_rates import WarmupCosine
 from avalanche_vlm.functional.prototypes import transferred_prototypes
+from avalanche_vlm.functional.seeds import (
+    class_mean_cosines,
+    gradient_directions,
+    kept_apart,
+    multi_positive_contrast,
+    nearest_cosines,
+    variance_shares,
+)
 from avalanche_vlm.functional.semantic_drift import (
     SemanticDrift,
     jensen_shannon_divergence,
@@ -71,6 +79,7 @@ __all__ = [
     "average_incremental_accuracy",
     "backward_transfer",
     "ci_transfer",
+    "class_mean_cosines",
     "contrastive_distillation",
     "cosine_logits",
     "discriminant_weights",
@@ -80,13 +89,17 @@ __all__ = [
     "forgetting",
     "forward_transfer",
     "fused_logits",
+    "gradient_directions",
     "image_text_alignment",
     "jensen_shannon_divergence",
+    "kept_apart",
     "label_space_columns",
     "label_space_cross_entropy",
     "label_space_predictions",
     "last_accuracy",
+    "multi_positive_contrast",
     "nearest_classes",
+    "nearest_cosines",
     "nearest_images",
     "neighbour_cosines",
     "normalised_importance",
@@ -97,5 +110,6 @@ __all__ = [
     "text_geometry_divergence",
     "transfer",
     "transferred_prototypes",
+    "variance_shares",
     "zero_shot_accuracy",
 ]

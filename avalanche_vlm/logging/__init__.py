@@ -13,6 +13,7 @@ from avalanche_vlm.logging.result_row import ResultRow
 from avalanche_vlm.logging.results import matrix_rows, result_matrix, result_rows
 from avalanche_vlm.logging.results_file import read_results, write_results
 from avalanche_vlm.logging.results_logger import ResultsLogger
+from avalanche_vlm.logging.seeds import plot_seeds, seed_table
 from avalanche_vlm.logging.table import (
     CLASS_INCREMENTAL_COLUMNS,
     MTIL_COLUMNS,
@@ -34,6 +35,7 @@ __all__ = [
     "plot_accuracy_over_experiences",
     "plot_anchors",
     "plot_forgetting_per_class",
+    "plot_seeds",
     "plot_semantic_drift",
     "provenance",
     "read_results",
@@ -42,6 +44,7 @@ __all__ = [
     "result_rows",
     "results_table",
     "save_figure",
+    "seed_table",
     "table_text",
     "write_results",
     "write_run",

@@ -1,5 +1,6 @@
 """The CLIP wrapper: backbones, text heads, what trains, and the classifier made of them."""
 
+from avalanche_vlm.models.adapted_text_head import AdaptedTextHead
 from avalanche_vlm.models.adapters import EmbeddingAdapter, ResidualAdapter
 from avalanche_vlm.models.backbone import EmbeddingBackbone, VisionLanguageBackbone
 from avalanche_vlm.models.classifier import CLIPClassifier, Prediction
@@ -22,6 +23,7 @@ from avalanche_vlm.models.weight_snapshot import WeightSnapshot
 from avalanche_vlm.models.zero_shot_head import UnnormalisedZeroShotHead, ZeroShotHead
 
 __all__ = [
+    "AdaptedTextHead",
     "CLIPClassifier",
     "CosineHead",
     "DualPathHead",

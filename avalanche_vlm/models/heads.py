@@ -149,6 +149,14 @@ class TextHead(DynamicModule, ABC):
         """Return `logits` where raw visual features (B, D_raw) are at hand; None where they are not."""
         return self.logits(backbone, embeddings)
 
+    def frozen_text(self, backbone: VisionLanguageBackbone, class_ids: Tensor) -> Tensor:
+        """Return the text features (K, D) of classes before an adapter of text, if the head has one."""
+        return self(backbone, class_ids)
+
+    def adapted_text(self, features: Tensor) -> Tensor:
+        """Return text features (K, D) behind the head's adapter of text; as they are if it has none."""
+        return features
+
     def templates_of(self, dataset: str) -> tuple[PromptTemplate, ...]:
         """Return the templates of the classes of a data set; none where the head has no sentences."""
         return ()

@@ -3,6 +3,7 @@
 from avalanche_vlm.plugins.adversarial_anchor_distillation import AdversarialAnchorDistillationPlugin
 from avalanche_vlm.plugins.drift_compensator import DriftCompensator
 from avalanche_vlm.plugins.fast_loading_plugin import FastLoadingPlugin
+from avalanche_vlm.plugins.feature_replay import FeatureReplayPlugin
 from avalanche_vlm.plugins.gaussian_discriminant import GaussianDiscriminantPlugin
 from avalanche_vlm.plugins.gdumb import GDumbPlugin
 from avalanche_vlm.plugins.generative_latent_replay import (
@@ -24,6 +25,7 @@ __all__ = [
     "AdversarialAnchorDistillationPlugin",
     "DriftCompensator",
     "FastLoadingPlugin",
+    "FeatureReplayPlugin",
     "GDumbPlugin",
     "GaussianDiscriminantPlugin",
     "GenerativeLatentReplayPlugin",

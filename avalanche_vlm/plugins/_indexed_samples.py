@@ -25,7 +25,7 @@ Transforms = list[Callable[[Any], Any]]
 # code knows. By name, because plugins stand below benchmarks.
 _ROWS_AND_TARGETS = {
     ("avalanche_vlm.benchmarks.labelled_tensors", "LabelledTensors"),
-    ("avalanche_vlm.plugins._latent_replay", "_Samples"),
+    ("avalanche_vlm._host", "EmbeddingSamples"),
 }
 
 

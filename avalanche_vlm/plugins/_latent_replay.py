@@ -8,34 +8,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from avalanche.benchmarks.utils import AvalancheDataset, DataAttribute
-from avalanche.benchmarks.utils.classification_dataset import (
-    ClassificationDataset,
-    TaskAwareSupervisedClassificationDataset,
-)
 from avalanche.core import SupervisedPlugin
 from torch import Tensor
-from torch.utils.data import Dataset, TensorDataset
 
 from avalanche_vlm._checks import check_count, check_type, wrong_value
-from avalanche_vlm._host import trained_experiences
+from avalanche_vlm._host import DatasetForm, dataset_of_embeddings, trained_experiences
 from avalanche_vlm.plugins.latent_features import latent_features
 from avalanche_vlm.sources import LatentGenerator
 
 _PLAIN = (bool, int, float, str, type(None))
-
-
-class _Samples(Dataset[tuple[Tensor, int]]):
-    """Embeddings ``x`` (N, D) with labels that are plain numbers, as the host's own data sets give them."""
-
-    def __init__(self, x: Tensor, y: Tensor, targets: list[int]) -> None:
-        self.x, self.y, self.targets = x, y, targets
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.x[index], self.targets[index]
-
-    def __len__(self) -> int:
-        return len(self.targets)
 
 
 class LatentReplay(SupervisedPlugin[Any]):
@@ -131,7 +112,9 @@ class LatentReplay(SupervisedPlugin[Any]):
             x, y = torch.cat([x, drawn.cpu()]), torch.cat([y, drawn_labels.cpu()])
         # A view of the last rows: what is written there is in the data set.
         self._drawn = x[len(features) :], classes
-        strategy.adapted_dataset = self._dataset(x, y, strategy.adapted_dataset)
+        strategy.adapted_dataset = dataset_of_embeddings(
+            x, y, DatasetForm.of(strategy.adapted_dataset), self._task_labels
+        )
         if self.batch_samples_per_class is not None:
             self._usual_batch_size = strategy.train_mb_size
             strategy.train_mb_size = self.batch_samples_per_class * len(y.unique())
@@ -155,18 +138,6 @@ class LatentReplay(SupervisedPlugin[Any]):
         if task_labels:
             pairs = zip(labels.tolist(), torch.cat([*task_labels]).tolist(), strict=True)
             self._task_labels.update(pairs)
-
-    def _dataset(self, x: Tensor, y: Tensor, like: Any) -> AvalancheDataset[Any]:
-        """Return a data set of the host over these samples, whose samples have as many parts as ``like``."""
-        labels: Any = y.tolist()
-        # As the samples of the stream, with which those of a buffer may be collated.
-        leaf: Any = TensorDataset(x, y) if isinstance(like[0][1], Tensor) else _Samples(x, y, labels)
-        attributes = [DataAttribute(labels, "targets")]
-        if not hasattr(like, "targets_task_labels"):
-            return ClassificationDataset([leaf], data_attributes=attributes)
-        tasks: Any = [self._task_labels.get(label, 0) for label in labels]
-        attributes.append(DataAttribute(tasks, "targets_task_labels", use_in_getitem=True))
-        return TaskAwareSupervisedClassificationDataset([leaf], data_attributes=attributes)
 
 
 def _refuse_second(strategy: Any) -> None:

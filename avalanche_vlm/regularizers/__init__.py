@@ -11,12 +11,14 @@ from avalanche_vlm.regularizers.cross_modal_distillation import (
     TextToImageDistillation,
 )
 from avalanche_vlm.regularizers.current_pairs import CurrentPairs
+from avalanche_vlm.regularizers.feature_replay import FeatureReplay
 from avalanche_vlm.regularizers.image_text_alignment import ImageTextAlignment
 from avalanche_vlm.regularizers.pair_regularizer import PairDistillation, PairRegularizer
 from avalanche_vlm.regularizers.pairs import ImageTextPairs, PairBatch, PairFeatures
 from avalanche_vlm.regularizers.previous_weights_penalty import PreviousWeightsPenalty
 from avalanche_vlm.regularizers.reference_pairs import ReferencePairs
 from avalanche_vlm.regularizers.regularizer import Regularizer
+from avalanche_vlm.regularizers.seed_consistency import SeedConsistency
 from avalanche_vlm.regularizers.sum_regularizer import SumRegularizer
 from avalanche_vlm.regularizers.synthetic_pairs import SyntheticPairs
 from avalanche_vlm.regularizers.teachers import InitialTeacher, InterpolatedTeacher, LastTeacher, Teacher
@@ -29,6 +31,7 @@ __all__ = [
     "CrossModalDistillation",
     "CurrentPairs",
     "FeatureDistillation",
+    "FeatureReplay",
     "HeadTexts",
     "ImageTextAlignment",
     "ImageTextPairs",
@@ -44,6 +47,7 @@ __all__ = [
     "ReferenceDistillation",
     "ReferencePairs",
     "Regularizer",
+    "SeedConsistency",
     "SumRegularizer",
     "SyntheticPairs",
     "Teacher",

@@ -1,5 +1,6 @@
 """Strategies: methods as wiring of parts, on one template."""
 
+from avalanche_vlm.strategies.auto_seed import AutoSeed
 from avalanche_vlm.strategies.cgil import CGIL
 from avalanche_vlm.strategies.fine_tune import FineTune
 from avalanche_vlm.strategies.gaussian_discriminant import GaussianDiscriminant
@@ -14,6 +15,7 @@ __all__ = [
     "CGIL",
     "GIFT",
     "ZSCL",
+    "AutoSeed",
     "FineTune",
     "GaussianDiscriminant",
     "SeGPCL",

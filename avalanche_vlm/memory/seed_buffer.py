@@ -1,0 +1,455 @@
+"""A storage policy of the host whose memory is seeds."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, final
+
+import torch
+from avalanche.benchmarks.utils import AvalancheDataset
+from avalanche.training.storage_policy import ExemplarsBuffer
+from torch import Tensor
+from torch.nn import functional as F
+
+from avalanche_vlm._checks import check_choice, check_count, check_number, check_type, wrong_value
+from avalanche_vlm._host import DatasetForm, dataset_of_embeddings, eval_loader
+from avalanche_vlm.functional import kept_apart
+from avalanche_vlm.memory._stored_rows import STORED_DTYPES, StoredRows
+from avalanche_vlm.memory.generated_seeds import GeneratedSeeds
+from avalanche_vlm.memory.pruning import RedundancyPruning, SeedPruning
+from avalanche_vlm.memory.seed_source import SeedSource
+from avalanche_vlm.sources._checked_features import check_features
+
+_READ_AT_ONCE = 4096
+_NUMBERS = ("labels", "counts", "spreads", "lengths")
+
+
+class SeedDraw(NamedTuple):
+    """Samples from a memory of seeds.
+
+    Attributes:
+        visual: (B, D), embeddings around seeds, as long as those that the seeds stand for.
+        labels: int64 (B,).
+        rows: int64 (B,), the seed that each comes from.
+    """
+
+    visual: Tensor
+    labels: Tensor
+    rows: Tensor
+
+
+@final
+class SeedBuffer(ExemplarsBuffer):
+    r"""A class-balanced memory of at most K generated seeds in place of samples.
+
+    A seed is a pair (v, w) of unit length in the frozen embedding space, near the visual and the textual
+    embeddings of its class. After an experience the source makes seeds of it, and the embeddings are let go
+    of; then each class has at most its share of K, ⌈(K - i) / C⌉ for the i-th of C classes, and the pruning
+    chooses which of its seeds stay. A class that comes again gets further seeds.
+
+    Under the host's ``ReplayPlugin``, on a stream of embeddings, what is replayed is draws around seeds,
+
+    .. math:: \hat x = \ell_r \, (v_r + \gamma \sigma_r \epsilon), \qquad p(r \mid c) \propto n_r
+
+    with the mean length ℓ of the embeddings that the seed stands for, their number n, their deviation σ from
+    it in each dimension, and normal ε. Draws are made anew after each update of the memory. On a stream of
+    images `plugins.FeatureReplayPlugin` replays from it, if the image tower is frozen or its drift
+    compensated.
+
+    No seed is nearer to an embedding of its experience than that embedding's nearest neighbour there is, that
+    of a class with one image included: see `functional.kept_apart`. This is a bound on copying, not a proof
+    of privacy. Until the next update (see ``update_every``) embeddings wait in the memory.
+
+    Args:
+        max_size: K; None for no limit. The host's ``ReplayPlugin`` wants the same number as ``mem_size``.
+        source: where seeds come from; None for `GeneratedSeeds` with its defaults, which needs a
+            `CLIPClassifier`. It belongs to one buffer.
+        pruning: which seeds of a class stay; None for `RedundancyPruning`.
+        jitter: γ; 0 for the seeds themselves.
+        samples_per_class: draws of each class that `buffer` has; None for each seed once, without jitter.
+        dtype: how seeds are kept: ``"int8"`` with a scale a seed, which is as accurate as floats,
+            ``"float16"``, ``"bfloat16"`` or ``"float32"``.
+        update_every: how many embeddings are waited for before seeds are made of them. The default makes
+            seeds after each experience, however small; in an online stream of a few samples an experience,
+            a few hundred are better, and cheaper. Up to so many real embeddings are then in the memory, and
+            count in `nbytes`; `flush` makes seeds of them.
+        seed: of the random numbers.
+
+    Raises:
+        TypeError: an argument has a wrong type.
+        ValueError: a number out of its range; in training, samples that are no embeddings.
+
+    References:
+        Auto-Seed VL2, a design brief that exists as fragments only, without code or verifiable results.
+
+    Deviations:
+        The realisation is ours, and none of its numbers is claimed. What is kept in eight bits, the distance
+        from real features, the deviation, and pruning by the share of a class are not in the brief.
+
+    >>> from avalanche.training.plugins import ReplayPlugin
+    >>> plugins = [ReplayPlugin(mem_size=400, storage_policy=SeedBuffer(max_size=400))]
+    """
+
+    # In slots, which copies and checkpoints pass over: made anew of the seeds, always the same.
+    __slots__ = ("_made",)
+    _made: AvalancheDataset[Any] | None
+
+    def __init__(
+        self,
+        max_size: int | None = 400,
+        source: SeedSource | None = None,
+        *,
+        pruning: SeedPruning | None = None,
+        jitter: float = 1.0,
+        samples_per_class: int | None = 32,
+        dtype: str = "int8",
+        update_every: int = 1,
+        seed: int = 0,
+    ) -> None:
+        if max_size is not None:
+            check_count("max_size", max_size)
+        check_type("source", source, (SeedSource, type(None)))
+        check_type("pruning", pruning, (SeedPruning, type(None)))
+        check_number("jitter", jitter, at_least=0)
+        if samples_per_class is not None:
+            check_count("samples_per_class", samples_per_class)
+        check_choice("dtype", dtype, STORED_DTYPES)
+        check_count("update_every", update_every)
+        check_count("seed", seed, at_least=0)
+        super().__init__(max_size)  # pyright: ignore[reportArgumentType]
+        self.max_size: int | None = max_size  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.source = GeneratedSeeds(seed=seed) if source is None else source
+        self.pruning = RedundancyPruning() if pruning is None else pruning
+        self.jitter = jitter
+        self.samples_per_class = samples_per_class
+        self.dtype = dtype
+        self.update_every = update_every
+        self.seed = seed
+        self.updates = 0
+        self.labels = torch.zeros(0, dtype=torch.int64)
+        self.counts = torch.zeros(0)
+        self.spreads = torch.zeros(0)
+        self.lengths = torch.zeros(0)
+        self._visual = StoredRows(dtype)
+        self._textual: StoredRows | None = None
+        self._waiting: list[tuple[Tensor, Tensor]] = []
+        self._form = DatasetForm(has_tensor_labels=False, has_task_labels=False)
+        self._task_labels: dict[int, int] = {}
+        self._float = torch.zeros(0)
+        self._made = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    # What the memory holds.
+
+    @property
+    def visual(self) -> Tensor:
+        """The visual seeds float32 (M, D), of unit length but for rounding; their classes are ``labels``."""
+        return self._visual.rows()
+
+    @property
+    def textual(self) -> Tensor | None:
+        """The textual seeds (M, D); None where a seed's text is that of its class."""
+        return None if self._textual is None else self._textual.rows()
+
+    def textual_rows(self, rows: Tensor) -> Tensor | None:
+        """Return some textual seeds, (K, D) for int64 (K,); None without such."""
+        return None if self._textual is None else self._textual.rows(rows)
+
+    @property
+    def classes(self) -> list[int]:
+        """The ids of the classes that have a seed, in ascending order."""
+        return self.labels.unique().tolist()
+
+    @property
+    def nbytes(self) -> int:
+        """Number of bytes of seeds, of embeddings that wait, and of what the source keeps."""
+        parts = [getattr(self, name) for name in _NUMBERS] + [x for pair in self._waiting for x in pair]
+        text = 0 if self._textual is None else self._textual.nbytes
+        return sum(part.nbytes for part in parts) + self._visual.nbytes + text + self.source.nbytes
+
+    # Drawing.
+
+    def sample(self, count: int, generator: torch.Generator) -> SeedDraw:
+        """Draw around seeds of all classes, each class as often as the others.
+
+        Args:
+            count: B.
+            generator: of the random numbers, on the CPU.
+
+        Raises:
+            ValueError: an empty memory, or ``count`` below 1.
+        """
+        check_count("count", count)
+        if len(self) == 0:
+            raise wrong_value("count", "0 as long as the memory has no seeds", count)
+        _, positions = self.labels.unique(return_inverse=True)
+        totals = torch.zeros(int(positions.max()) + 1).index_add_(0, positions, self.counts)
+        rows = torch.multinomial(
+            self.counts / totals[positions], count, replacement=True, generator=generator
+        )
+        return self._around(rows, generator)
+
+    def _around(self, rows: Tensor, generator: torch.Generator) -> SeedDraw:
+        visual = self._visual.rows(rows)
+        if self.jitter > 0:
+            noise = torch.randn(visual.shape, generator=generator)
+            visual = visual + self.jitter * self.spreads[rows, None] * noise
+        return SeedDraw(visual * self.lengths[rows, None], self.labels[rows], rows)
+
+    @property
+    def buffer(self) -> AvalancheDataset[Any]:
+        """A data set of the host with draws, whose samples have the form of those of the stream."""
+        if len(self) == 0:
+            return self._buffer
+        if self._made is None:
+            if self.samples_per_class is None:
+                rows = torch.arange(len(self))
+                draw = SeedDraw(self._visual.rows() * self.lengths[:, None], self.labels, rows)
+            else:
+                # The same draws for the same memory, whoever asks for them: a run that resumes has them too.
+                generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.updates)
+                draw = self._around(self._rows_of_each_class(self.samples_per_class, generator), generator)
+            visual = draw.visual.to(self._float.dtype)
+            self._made = dataset_of_embeddings(visual, draw.labels, self._form, self._task_labels)
+        return self._made
+
+    @buffer.setter
+    def buffer(self, new_buffer: Any) -> None:
+        raise wrong_value(
+            "buffer", "left to the seeds that it is drawn from", f"a {type(new_buffer).__name__}"
+        )
+
+    def _rows_of_each_class(self, count: int, generator: torch.Generator) -> Tensor:
+        classes, positions, sizes = self.labels.unique(return_inverse=True, return_counts=True)
+        order = positions.argsort(stable=True)
+        starts = sizes.cumsum(0) - sizes
+        place = torch.arange(len(order)) - starts[positions[order]]
+        weights = torch.zeros(len(classes), int(sizes.max()))
+        weights[positions[order], place] = self.counts[order]
+        drawn = torch.multinomial(weights, count, replacement=True, generator=generator)
+        return order[(starts[:, None] + drawn).flatten()]
+
+    # Updates.
+
+    def post_adapt(self, agent_state: Any, exp: Any) -> None:
+        """Make seeds of the embeddings of an experience; the host's ``ReplayPlugin`` asks for it.
+
+        Args:
+            agent_state: the strategy.
+            exp: the experience.
+
+        Raises:
+            ValueError: its samples are no embeddings (D,).
+        """
+        dataset: Any = exp.dataset.eval()
+        sample = dataset[0][0]
+        if not isinstance(sample, Tensor) or sample.ndim != 1:
+            shape = tuple(sample.shape) if isinstance(sample, Tensor) else type(sample).__name__
+            raise wrong_value(
+                "exp",
+                "an experience of embeddings (D,), where a plugin of the host keeps seeds",
+                f"samples {shape}",
+                "For images use avalanche_vlm.plugins.FeatureReplayPlugin(SeedBuffer(...)), which encodes "
+                "them, "
+                "or embed the benchmark with avalanche_vlm.embedding.embed(benchmark, backbone, "
+                "cache_dir=...).",
+            )
+        batches = [(x, y, rest) for x, y, *rest in eval_loader(dataset, _READ_AT_ONCE)]
+        features, labels = (
+            torch.cat([batch[0] for batch in batches]),
+            torch.cat([batch[1] for batch in batches]),
+        )
+        self.note_form(dataset)
+        self.update_from_features(getattr(agent_state, "model", None), features, labels)
+
+    def note_form(self, dataset: Any) -> None:
+        """Note what samples of the stream look like, and the task labels of their classes."""
+        self._form = DatasetForm.of(dataset)
+        x = dataset[0][0]
+        self._float = x.new_zeros(0, device="cpu") if x.is_floating_point() else self._float
+        if self._form.has_task_labels:
+            pairs = zip(list(dataset.targets), list(dataset.targets_task_labels), strict=True)
+            self._task_labels.update({int(label): int(task) for label, task in pairs})
+
+    def update_from_features(
+        self, model: Any, features: Tensor, labels: Tensor, validation: tuple[Tensor, Tensor] | None = None
+    ) -> None:
+        """Make seeds of embeddings, or let them wait for more.
+
+        Args:
+            model: the strategy's model; sources that ask no model take None.
+            features: floats (N, D), un-normalised.
+            labels: int64 (N,).
+            validation: features (V, D) and labels (V,) that were held out of training, or None.
+
+        Raises:
+            TypeError: not tensors of floats and of whole numbers.
+            ValueError: lengths or widths that do not agree, no feature, or one that is not finite.
+        """
+        width = self._visual.values.shape[1] or (self._waiting[0][0].shape[1] if self._waiting else 0)
+        check_features(features, labels, width)
+        self._waiting.append((features.detach().float().cpu().clone(), labels.long().cpu().clone()))
+        if sum(len(x) for x, _ in self._waiting) >= self.update_every:
+            self.flush(model, validation)
+
+    def flush(self, model: Any, validation: tuple[Tensor, Tensor] | None = None) -> None:
+        """Make seeds of the embeddings that wait, and let go of them; arguments as before."""
+        if not self._waiting:
+            return
+        features = torch.cat([x for x, _ in self._waiting])
+        labels = torch.cat([y for _, y in self._waiting])
+        lengths, unit = features.norm(dim=1), F.normalize(features, dim=1)
+        if validation is not None:
+            validation = F.normalize(validation[0].detach().float().cpu(), dim=1), validation[1].cpu()
+        new = self.source.make(model, unit, labels, validation)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.updates)
+        visual, done = kept_apart(new.visual.detach(), unit, generator)
+        numbers = _described(new.visual.detach(), new.labels, unit, labels, lengths)
+        self._warn_of_lost(new.labels, done)
+        self._visual.append(visual[done])
+        if new.textual is not None:
+            self._textual = StoredRows(self.dtype) if self._textual is None else self._textual
+            self._textual.append(new.textual.detach()[done])
+        for name, values in zip(_NUMBERS, (new.labels, *numbers), strict=True):
+            setattr(self, name, torch.cat([getattr(self, name), values[done]]))
+        self._waiting = []
+        self._prune()
+        self.updates += 1
+        self._made = None
+
+    def _warn_of_lost(self, labels: Tensor, done: Tensor) -> None:
+        lost = sorted(set(labels.tolist()) - set(labels[done].tolist()) - set(self.classes))
+        if lost:
+            warnings.warn(
+                f"No seed of the classes {lost[:8]} could be kept apart from real features: the embedding "
+                f"space "
+                "has too few dimensions for so many of them. They are not replayed.",
+                stacklevel=4,
+            )
+
+    def resize(self, strategy: Any, new_size: int | None) -> None:
+        """Change K, and prune; arguments as the host has them."""
+        if new_size is not None:
+            check_count("new_size", new_size)
+        self.max_size = new_size
+        self._prune()
+        self.updates += 1
+        self._made = None
+
+    def move(self, moved: Callable[[Tensor, Tensor], Tensor]) -> None:
+        """Put other features in the place of the seeds, after an image tower has changed.
+
+        Args:
+            moved: maps features (M, D) and classes int64 (M,) to features (M, D), as
+                ``plugins.DriftCompensator.moved`` does.
+        """
+        if len(self) == 0:
+            return
+        features = moved(self._visual.rows() * self.lengths[:, None], self.labels).float().cpu()
+        self.lengths = features.norm(dim=1)
+        self._visual = StoredRows(self.dtype)
+        self._visual.append(F.normalize(features, dim=1))
+        self.updates += 1
+        self._made = None
+
+    def _prune(self) -> None:
+        """Let each class have its share; what a seed that goes stood for, the nearest one takes over."""
+        if self.max_size is None or len(self) == 0:
+            return
+        arrived = list(dict.fromkeys(self.labels.tolist()))
+        if len(arrived) > self.max_size:
+            warnings.warn(
+                f"`max_size` is {self.max_size}, and there are {len(arrived)} classes: the last of them have "
+                "no seed and are not replayed. Give SeedBuffer a larger one.",
+                stacklevel=4,
+            )
+        visual, kept = self._visual.rows(), []
+        for position, label in enumerate(arrived):
+            rows = (self.labels == label).nonzero().flatten()
+            share = max((self.max_size - position + len(arrived) - 1) // len(arrived), 0)
+            if share == 0:
+                continue
+            if len(rows) > share:
+                own = visual[rows]
+                stay = self.pruning.kept(own, self.counts[rows], share)
+                nearest = (own @ own[stay].T).argmax(dim=1)
+                nearest[stay] = torch.arange(share)
+                taken = torch.zeros(share).index_add_(0, nearest, self.counts[rows])
+                rows = rows[stay]
+                self.counts[rows] = taken
+            kept.append(rows)
+        index = torch.cat(kept).sort().values
+        if len(index) == len(self):
+            return
+        self._visual.keep(index)
+        if self._textual is not None:
+            self._textual.keep(index)
+        for name in _NUMBERS:
+            setattr(self, name, getattr(self, name)[index])
+
+    # State.
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that is kept."""
+        return {
+            **{name: getattr(self, name) for name in _NUMBERS},
+            "visual": self._visual.state(),
+            "textual": None if self._textual is None else self._textual.state(),
+            "waiting": [list(pair) for pair in self._waiting],
+            "source": self.source.state_dict(),
+            "updates": self.updates,
+            "max_size": self.max_size,
+            "form": list(self._form),
+            "task_labels": dict(self._task_labels),
+            "float": self._float,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over such a state.
+
+        Raises:
+            ValueError: the state of something else, or of seeds kept as another dtype.
+        """
+        if set(state) != set(self.state_dict()):
+            raise wrong_value("state", "that of a SeedBuffer", f"one with {sorted(state)}")
+        values = state["visual"]["values"]
+        if values.dtype != StoredRows(self.dtype).values.dtype:
+            raise wrong_value("state", f"one of seeds kept as {self.dtype}", f"seeds kept as {values.dtype}")
+        self.source.load_state_dict(state["source"])
+        for name in _NUMBERS:
+            setattr(self, name, state[name].cpu().clone())
+        self._visual.load(state["visual"])
+        self._textual = None if state["textual"] is None else StoredRows(self.dtype)
+        if self._textual is not None:
+            self._textual.load(state["textual"])
+        self._waiting = [(x.cpu(), y.cpu()) for x, y in state["waiting"]]
+        self.updates, self.max_size = state["updates"], state["max_size"]
+        self._form, self._task_labels = DatasetForm(*state["form"]), dict(state["task_labels"])
+        self._float = state["float"].cpu()
+        self._made = None
+
+
+def _described(
+    seeds: Tensor, labels: Tensor, features: Tensor, feature_labels: Tensor, lengths: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return how many features each seed stands for, their deviation from it, and their length, (M,) each."""
+    counts, spreads, means = torch.ones(len(seeds)), torch.zeros(len(seeds)), torch.ones(len(seeds))
+    alone: list[Tensor] = []
+    for label in labels.unique().tolist():
+        rows, own = (labels == label).nonzero().flatten(), features[feature_labels == label]
+        nearest = (own @ seeds[rows].T).argmax(dim=1)
+        counts[rows] = nearest.bincount(minlength=len(rows)).clamp(min=1).float()
+        distance = (own - seeds[rows][nearest]).square().sum(dim=1)
+        spreads[rows] = (distance.mean() / features.shape[1]).sqrt()
+        means[rows] = lengths[feature_labels == label].mean()
+        if len(own) == 1:
+            alone.append(rows)
+    if alone:  # a single feature does not tell how far others would be: take the mean of other classes
+        single = torch.cat(alone)
+        others = torch.ones(len(seeds), dtype=torch.bool)
+        others[single] = False
+        spreads[single] = spreads[others].mean() if others.any() else 0.0
+    return counts, spreads, means
