@@ -1,7 +1,6 @@
 """Auto-Seed: a memory of a few kilobytes in place of samples.
 
-    python examples/auto_seed.py                    # offline, a minute
-    python examples/auto_seed.py --smoke            # a few seconds, to see that everything runs
+    python examples/auto_seed.py [--smoke]
 
 Images of a small rendered world are embedded once. A stream of ten experiences is then learned by two small
 adapters: without a memory, with seeds, and by the host's Naive with its own ReplayPlugin and the same seeds,
@@ -69,12 +68,9 @@ def main() -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     (results := arguments.output / "results.csv").unlink(missing_ok=True)
     backbone = OpenCLIPBackbone("small-clip", pretrained="small-world")
-    images = small_world_benchmark(
-        n_experiences=arguments.experiences,
-        train_per_class=4 if arguments.smoke else 30,
-        train_transform=backbone.eval_transform,
-        eval_transform=backbone.eval_transform,
-    )
+    transforms = {"train_transform": backbone.eval_transform, "eval_transform": backbone.eval_transform}
+    count = 4 if arguments.smoke else 30
+    images = small_world_benchmark(n_experiences=arguments.experiences, train_per_class=count, **transforms)
     with tempfile.TemporaryDirectory() as cache:
         benchmark = embed(images, backbone, cache_dir=cache)
         for method in METHODS:

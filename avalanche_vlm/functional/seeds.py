@@ -104,32 +104,39 @@ def multi_positive_contrast(
     return -each.sum() / (count > 0).sum().clamp(min=1)
 
 
-def kept_apart(seeds: Tensor, features: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def kept_apart(
+    seeds: Tensor, features: Tensor, labels: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     r"""Return seeds (M, D) turned away from real features, and which of them could be.
 
-    .. math:: \cos(v, x_i) \le \max_{j \ne i} \cos(x_i, x_j) \qquad \text{for all } i
+    .. math::
+        \cos(v, x_i) \le \max_{k: y_k = y_i} \, \max_{j \ne k} \cos(x_k, x_j) \qquad \text{for all } i
 
-    No seed is nearer to a feature than the feature's nearest neighbour is. A seed that is gets turned in a
+    No seed is nearer to a feature than the features of its class come to any other feature. For a class with
+    a single feature that is its nearest neighbour in another class. A seed that is too near gets turned in a
     random direction that is orthogonal to it, as little as it takes. Copies of a feature are no neighbours of
     it; a feature without any neighbour, because it is alone, keeps seeds at a cosine of at most 0.5.
 
-    In the hundreds of dimensions of an embedding space a random direction says nothing about any class, so
-    that accuracy hardly suffers. It is no proof of privacy: a seed still tells where its class lies.
+    It is no proof of privacy: a seed still tells where its class lies. A bound for each feature by its own
+    nearest neighbour is out of reach of a faithful memory: means are nearer to most features than these are
+    to each other.
 
     Args:
         seeds: (M, D), of unit length.
         features: x (N, D), of unit length, those that the seeds were made of.
+        labels: y int64 (N,).
         generator: of the random directions.
 
     Returns:
         The seeds (M, D), and bool (M,): False where the bound is still broken after some tries, which
         happens in few dimensions.
 
-    >>> away, done = kept_apart(torch.eye(64)[:1], torch.eye(64)[:1], torch.Generator())
+    >>> label = torch.tensor([0])
+    >>> away, done = kept_apart(torch.eye(64)[:1], torch.eye(64)[:1], label, torch.Generator())
     >>> bool(done), float(away @ torch.eye(64)[0]) < 0.5
     (True, True)
     """
-    limits = (nearest_cosines(features) - _MARGIN).clamp(min=0)
+    limits = (largest_cosines(features, labels) - _MARGIN).clamp(min=0)
     result, broken = seeds.clone(), _excess(seeds, features, limits) > 0
     for _ in range(_TRIES):
         rows = broken.nonzero().flatten()
@@ -147,6 +154,13 @@ def kept_apart(seeds: Tensor, features: Tensor, generator: torch.Generator) -> t
         result[rows] = _turned(start, away, high)
         broken[rows] = _excess(result[rows], features, limits) > 0
     return result, ~broken
+
+
+def largest_cosines(features: Tensor, labels: Tensor) -> Tensor:
+    """Return the largest of `nearest_cosines` (N,) in the class of each feature (N, D)."""
+    nearest, (_, positions) = nearest_cosines(features), labels.unique(return_inverse=True)
+    largest = nearest.new_full((int(positions.max()) + 1,), -1.0)
+    return largest.scatter_reduce(0, positions, nearest, "amax")[positions]
 
 
 def nearest_cosines(features: Tensor) -> Tensor:

@@ -93,7 +93,7 @@ def plot_seeds(
         real = fitted.transform(features[feature_labels == each].numpy())
         own = fitted.transform(seeds[labels == each].numpy())
         centre = fitted.transform(mean[None].numpy())
-        name = Text(class_names[each]).plain.replace("$", r"\$")
+        name = str(class_names[each]).replace("$", r"\$")
         axes.plot(*real.T, ".", color=colour, alpha=0.25, markersize=5)
         axes.plot(*own.T, "D", color=colour, markersize=6, markeredgecolor="white", label=name)
         axes.plot(*centre.T, "+", color=colour, markersize=12, markeredgewidth=2)

@@ -57,8 +57,8 @@ class SeedBuffer(ExemplarsBuffer):
     images `plugins.FeatureReplayPlugin` replays from it, if the image tower is frozen or its drift
     compensated.
 
-    No seed is nearer to an embedding of its experience than that embedding's nearest neighbour there is, that
-    of a class with one image included: see `functional.kept_apart`. This is a bound on copying, not a proof
+    No seed is nearer to an embedding of its experience than the embeddings of that class come to any other
+    one, a class with one image included: see `functional.kept_apart`. This is a bound on copying, not a proof
     of privacy. Until the next update (see ``update_every``) embeddings wait in the memory.
 
     Args:
@@ -306,7 +306,7 @@ class SeedBuffer(ExemplarsBuffer):
             validation = F.normalize(validation[0].detach().float().cpu(), dim=1), validation[1].cpu()
         new = self.source.make(model, unit, labels, validation)
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.updates)
-        visual, done = kept_apart(new.visual.detach(), unit, generator)
+        visual, done = kept_apart(new.visual.detach(), unit, labels, generator)
         numbers = _described(new.visual.detach(), new.labels, unit, labels, lengths)
         self._warn_of_lost(new.labels, done)
         self._visual.append(visual[done])
