@@ -2,15 +2,15 @@
 
     AVALANCHE_VLM_DATA=folder python benchmarks/auto_seed_features.py --output results
 
-Streams of caltech101 (7 experiences), oxford_pets (5) and imagenet with 4 shots (10), in three class orders; see
-``real_features.py``. The learner has an adapter for images and one for text, the same in all methods: AdamW 1e-3
-without weight decay, fresh in each experience, batches of 128 and as many draws from the memory, 30 epochs
-(imagenet 10). ``discriminant`` rows have no adapter for images. Runs that the output folder has already are
-not repeated; ``--report`` writes the table, the short file and the pictures beside this script.
+Streams of caltech101 (7 experiences), oxford_pets (5) and imagenet with 4 shots (10), in three class orders;
+see ``real_features.py``. The learner has an adapter for images and one for text, the same in all methods:
+AdamW 1e-3 without weight decay, fresh in each experience, batches of 128 and as many draws from the memory,
+30 epochs (imagenet 10). ``discriminant`` rows have no adapter for images. Runs that the output folder has
+already are not repeated; ``--report`` writes the table, the short file and the pictures beside this script.
 
-Rows "brief: ..." realise the design brief as closely as its fragments allow: descriptors at temperature 1, one
-gradient a class, contrast, gradient matching and an outer term, consistency in the learner, four seeds a class
-pruned to two; each ablation leaves one of them out.
+Rows "brief: ..." realise the design brief as closely as its fragments allow: gradients at temperature 1, one a
+class, contrast, gradient matching and an outer term, consistency in the learner, four seeds a class pruned to
+two, kept as floats without jitter; each ablation leaves one of them out.
 """
 
 import argparse
