@@ -67,6 +67,7 @@ def brief(per_class: int | None = 2, consistency: float = 0.5, **changes):
         "contrast_weight": 1.0,
         "matching_weight": 1.0,
         "outer_weight": 1.0,
+        "meta_rate": 1.0,
     }
     memory = {"jitter": 0.0, "dtype": "float32"}
     held = 0.05 if changes.get("outer_weight", 1) else 0.0
@@ -91,7 +92,7 @@ SEEDS = {
         {},
         {},
     ),
-    "generated, 4, no updates": (partial(GeneratedSeeds, 4, trained_experiences=1), 4, {}, {}),
+    "generated, 4, network kept": (partial(GeneratedSeeds, 4, meta_rate=1.0), 4, {}, {}),
     "generated, 4, not trained": (partial(GeneratedSeeds, 4, steps=0), 4, {}, {}),
     "k-means, 2": (partial(KMeansSeeds, 2), 2, {}, {}),
     "k-means, 3": (partial(KMeansSeeds, 3), 3, {}, {}),

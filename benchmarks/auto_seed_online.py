@@ -4,9 +4,9 @@
 
 The training features of caltech101 come ten at a time, without boundaries (``split_online_stream``). The same
 learner (two adapters, one step of ten samples and ten draws) trains without a memory, with the host's
-``ReplayPlugin`` and a reservoir of real features, and with seeds that are made after every 200 samples or after
-each experience. Methods take turns in three rounds in one process; the table has the median of the
-milliseconds a sample, as a difference from no memory, and accuracy after the stream. Writes
+``ReplayPlugin`` and a reservoir of real features, and with seeds that are made after every 200 samples or
+after each experience. Methods take turns in three rounds in one process; the table has the median of
+the milliseconds a sample, as a difference from no memory, and accuracy after the stream. Writes
 ``auto_seed_online.md``.
 """
 

@@ -13,8 +13,8 @@ from avalanche_vlm.functional import class_mean_cosines, largest_cosines, varian
 
 HERE = Path(__file__).parent
 METRICS = {
-    ("average_incremental_accuracy", "seen"): "Average",
-    ("last_accuracy", "seen"): "Last",
+    ("pooled_average_incremental_accuracy", "seen"): "Average",
+    ("pooled_last_accuracy", "seen"): "Last",
     ("forgetting", "seen"): "Forgetting",
     ("forward_transfer", "experience"): "FWT",
 }
@@ -28,7 +28,7 @@ COMPARED = (
     ("k-means, 4", "class means"),
     ("k-means, 3", "real features, 1"),
     ("generated, 4", "generated, 4, not trained"),
-    ("generated, 4", "generated, 4, no updates"),
+    ("generated, 4", "generated, 4, network kept"),
     ("generated, 4", "generated, 4, noise-conditioned"),
     ("generated, 4", "generated, 4, consistency 0.5"),
     ("brief: full", "brief: without consistency"),
@@ -72,10 +72,10 @@ def write_report(folder: Path, streams: list, methods: tuple, make_stream, memor
         values.setdefault((row.benchmark, row.method, heading), {})[row.seed] = factor * row.value
     text = [
         "# Memories of seeds on stored features of OpenAI's ViT-B/32\n",
-        "Written by `benchmarks/auto_seed_features.py`. Mean and standard deviation over class orders, as many as "
-        "the last column says; accuracies among the classes seen, means over experiences. FWT: accuracy on an "
-        "experience before it is trained on, less zero-shot's, among its own classes. KB: what the memory keeps "
-        "for a class, after the last experience; of it, the network of the generator.\n",
+        "Written by `benchmarks/auto_seed_features.py`. Mean and standard deviation over class orders, as many "
+        "as the last column says; accuracies among the classes seen, all samples alike. FWT: accuracy on an "
+        "experience before it is trained on, less zero-shot's, among its own classes. KB: what the memory "
+        "keeps for a class after the last experience, a network that goes on included.\n",
     ]
     for name in streams:
         text.append(table(name, methods, values, len(make_stream(name).names)))
@@ -130,7 +130,7 @@ def comparisons(streams: list, values: dict) -> str:
 
 
 def memories(streams: list, make_stream, memory_of) -> str:
-    """Return how seeds lie to real features, in the first class order; sources that ask no trained model."""
+    """Return how seeds lie to real features, in the first class order, for sources that ask no model."""
     lines = [
         "## Looking into memories\n",
         "First class order. Cosine of the mean seed of a class with the mean of its features; variance within "

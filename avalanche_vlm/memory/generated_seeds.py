@@ -48,9 +48,8 @@ class GeneratedSeeds(SeedSource):
     - :math:`L_{out} = CE(D_{val}; \theta - \eta \nabla_\theta CE(seeds))`, the outer term: seeds after a step
       on which the model is right about features that were held out; without such it is left out.
 
-    The network goes on from one experience to the next, by
-    :math:`\phi \leftarrow \phi_0 + \epsilon (\phi_n - \phi_0)` after n steps of Adam, which is the
-    first-order way of meta-learning. The model does not change.
+    The network makes the seeds after n steps of Adam, and begins the next experience at
+    :math:`\phi_0 + \epsilon (\phi_n - \phi_0)`, the first-order way of meta-learning. The model does not change.
 
     On features of a real CLIP the last three terms made seeds worse, and weigh 0 unless asked for: gradient
     matching and contrast pull seeds towards the few samples that the model is wrong about, away from where
@@ -66,7 +65,7 @@ class GeneratedSeeds(SeedSource):
         matching_weight: λ_gm; second derivatives of the model are taken.
         outer_weight: λ_out; likewise.
         inner_rate: η.
-        meta_rate: ε, in (0, 1].
+        meta_rate: ε, in [0, 1]. With 0 the network starts anew for each experience, and nothing of it is kept.
         trained_experiences: in how many experiences the network trains; None for all, 1 for the ablation
             without updates of the generator.
         hidden: width of the network's hidden layers.
@@ -100,7 +99,7 @@ class GeneratedSeeds(SeedSource):
         matching_weight: float = 0.0,
         outer_weight: float = 0.0,
         inner_rate: float = 1e-2,
-        meta_rate: float = 1.0,
+        meta_rate: float = 0.0,
         trained_experiences: int | None = None,
         hidden: int = 128,
         seed: int = 0,
@@ -118,7 +117,7 @@ class GeneratedSeeds(SeedSource):
         ):
             check_number(name, value, at_least=0)
         check_number("inner_rate", inner_rate, above=0)
-        check_number("meta_rate", meta_rate, above=0, at_most=1)
+        check_number("meta_rate", meta_rate, at_least=0, at_most=1)
         if trained_experiences is not None:
             check_count("trained_experiences", trained_experiences, at_least=0)
         check_count("hidden", hidden)
@@ -151,11 +150,16 @@ class GeneratedSeeds(SeedSource):
                 width = features.shape[1]
                 self.network = SeedGenerator(width, self.seeds_per_class, hidden=self.hidden, seed=self.seed)
             self.network.to(device)
+            start = [parameter.detach().clone() for parameter in self.network.parameters()]
             if self.trained_experiences is None or self._trained < self.trained_experiences:
                 self._train(experience)
                 self._trained += 1
             with torch.no_grad():
                 visual, textual = self.network(experience.conditions, experience.text)
+                for parameter, before in zip(self.network.parameters(), start, strict=True):
+                    parameter.lerp_(before, 1 - self.meta_rate)
+            if self.meta_rate == 0:
+                self.network = None  # it would be where its seed starts it
         found = experience.classes.repeat_interleave(self.seeds_per_class)
         return NewSeeds(visual.flatten(0, 1).to(home), found.to(home), textual.flatten(0, 1).to(home))
 
@@ -184,7 +188,6 @@ class GeneratedSeeds(SeedSource):
     def _train(self, experience: _Experience) -> None:
         assert self.network is not None
         parameters = list(self.network.parameters())
-        start = [parameter.detach().clone() for parameter in parameters]
         optimizer = torch.optim.Adam(parameters, lr=self.learning_rate)
         for _ in range(self.steps):
             loss = self._loss(experience, *self.network(experience.conditions, experience.text))
@@ -192,10 +195,7 @@ class GeneratedSeeds(SeedSource):
             for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
                 parameter.grad = gradient
             optimizer.step()
-        with torch.no_grad():
-            for parameter, before in zip(parameters, start, strict=True):
-                parameter.grad = None
-                parameter.lerp_(before, 1 - self.meta_rate)
+        optimizer.zero_grad(set_to_none=True)
 
     def _loss(self, experience: _Experience, visual: Tensor, textual: Tensor) -> Tensor:
         loss = self.definition_weight * _definition(experience, visual, textual)
@@ -251,7 +251,7 @@ class GeneratedSeeds(SeedSource):
 
     @property
     def nbytes(self) -> int:
-        """Number of bytes of the network, which goes on from one experience to the next."""
+        """Number of bytes of the network, if it goes on from one experience to the next."""
         return 0 if self.network is None else sum(each.nbytes for each in self.network.parameters())
 
     def state_dict(self) -> dict[str, Any]:
