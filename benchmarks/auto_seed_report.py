@@ -72,8 +72,8 @@ def write_report(folder: Path, streams: list, methods: tuple, make_stream, memor
         values.setdefault((row.benchmark, row.method, heading), {})[row.seed] = factor * row.value
     text = [
         "# Memories of seeds on stored features of OpenAI's ViT-B/32\n",
-        "Written by `benchmarks/auto_seed_features.py`. Mean and standard deviation over class orders, as many "
-        "as the last column says; accuracies among the classes seen, all samples alike. FWT: accuracy on an "
+        "Written by `benchmarks/auto_seed_features.py`. Mean and standard deviation over class orders, as "
+        "many as the last column says; accuracies among the classes seen, all samples alike. FWT: accuracy on an "
         "experience before it is trained on, less zero-shot's, among its own classes. KB: what the memory "
         "keeps for a class after the last experience, a network that goes on included.\n",
     ]

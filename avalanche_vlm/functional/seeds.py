@@ -32,7 +32,8 @@ def gradient_directions(
 
     The first is a mean of the group, in which features count by how wrong the model is about them: all alike
     where s is small, and few of them where s is large. **The direction of a group of one feature is that
-    feature**, whatever s is: see `kept_apart`.
+    feature**, whatever s is: see `kept_apart`. Where nothing can be wrong, because there is one class only,
+    the first direction is that of the plain mean, to which it tends as s goes to 0, and the second is 0.
 
     Args:
         features: x (N, D), of unit length.
@@ -51,10 +52,13 @@ def gradient_directions(
             [0., 1., 0.]])
     """
     check_number("scale", scale, above=0)
-    # In double precision: 1 - p can be far below what floats tell from 0.
+    # 1 - p as the sum of the others, which is right where it is far below what can be told from 0.
     x, w = features.double(), weights.double()
-    wrong = F.one_hot(classes, len(w)).double() - (scale * x @ w.T).softmax(dim=1)
-    own = wrong.gather(1, classes[:, None])
+    others = (scale * x @ w.T).softmax(dim=1).scatter(1, classes[:, None], 0.0)
+    own = others.sum(dim=1, keepdim=True)
+    wrong = (-others).scatter(1, classes[:, None], own)
+    sums = own.new_zeros(int(groups.max()) + 1, 1).index_add_(0, groups, own)
+    own = torch.where(sums[groups] == 0, torch.ones_like(own), own)
     to_text = x.new_zeros(int(groups.max()) + 1, x.shape[1]).index_add_(0, groups, own * x)
     to_image = torch.zeros_like(to_text).index_add_(0, groups, wrong @ w)
     directions = [F.normalize(part, dim=1, eps=1e-300) for part in (to_text, to_image)]
@@ -113,7 +117,7 @@ def kept_apart(
         \cos(v, x_i) \le \max_{k: y_k = y_i} \, \max_{j \ne k} \cos(x_k, x_j) \qquad \text{for all } i
 
     No seed is nearer to a feature than the features of its class come to any other feature. For a class with
-    a single feature that is its nearest neighbour in another class. A seed that is too near gets turned in a
+    a single feature that is its nearest neighbour in another class. A right angle is always far enough. A seed that is too near gets turned in a
     random direction that is orthogonal to it, as little as it takes. Copies of a feature are no neighbours of
     it; a feature without any neighbour, because it is alone, keeps seeds at a cosine of at most 0.5.
 

@@ -49,7 +49,8 @@ class GeneratedSeeds(SeedSource):
       on which the model is right about features that were held out; without such it is left out.
 
     The network makes the seeds after n steps of Adam, and begins the next experience at
-    :math:`\phi_0 + \epsilon (\phi_n - \phi_0)`, the first-order way of meta-learning. The model does not change.
+    :math:`\phi_0 + \epsilon (\phi_n - \phi_0)`, the first-order way of meta-learning. The model
+    does not change.
 
     On features of a real CLIP the last three terms made seeds worse, and weigh 0 unless asked for: gradient
     matching and contrast pull seeds towards the few samples that the model is wrong about, away from where
@@ -65,7 +66,8 @@ class GeneratedSeeds(SeedSource):
         matching_weight: λ_gm; second derivatives of the model are taken.
         outer_weight: λ_out; likewise.
         inner_rate: η.
-        meta_rate: ε, in [0, 1]. With 0 the network starts anew for each experience, and nothing of it is kept.
+        meta_rate: ε, in [0, 1]. With 0 the network starts anew for each experience, and is
+            not kept.
         trained_experiences: in how many experiences the network trains; None for all, 1 for the ablation
             without updates of the generator.
         hidden: width of the network's hidden layers.
