@@ -156,7 +156,8 @@ def kept_apart(
             inside = _excess(_turned(start, away, middle), features, limits)[:, None] <= 0
             low, high = torch.where(inside, low, middle), torch.where(inside, middle, high)
         result[rows] = _turned(start, away, high)
-        broken[rows] = _excess(result[rows], features, limits) > 0
+        # In one dimension there is no direction to turn to.
+        broken[rows] = (_excess(result[rows], features, limits) > 0) | (away.norm(dim=1) < 0.5)
     return result, ~broken
 
 
@@ -181,7 +182,7 @@ def nearest_cosines(features: Tensor) -> Tensor:
 
 
 def _turned(start: Tensor, away: Tensor, angle: Tensor) -> Tensor:
-    return angle.cos() * start + angle.sin() * away
+    return F.normalize(angle.cos() * start + angle.sin() * away, dim=1)
 
 
 def _excess(seeds: Tensor, features: Tensor, limits: Tensor) -> Tensor:

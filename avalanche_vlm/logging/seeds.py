@@ -24,7 +24,7 @@ def seed_table(seeds: Tensor, labels: Tensor, features: Tensor, feature_labels: 
 
     The variance within classes is split among the directions in which class means differ, and all others
     (`functional.variance_shares`). The largest cosine of a seed with any embedding is beside that of
-    embeddings with their nearest neighbours.
+    any two embeddings.
 
     Args:
         seeds: (M, D), e.g. ``SeedBuffer.visual``.
@@ -50,8 +50,8 @@ def seed_table(seeds: Tensor, labels: Tensor, features: Tensor, feature_labels: 
     for name in ("relevant", "irrelevant"):
         values = (shares[f"seeds_{name}"], shares[f"features_{name}"])
         table.add_row(f"variance, {name} directions", *(f"{value:.4f}" for value in values))
-    nearest = nearest_cosines(features)
-    table.add_row("nearest embedding", f"{float(to_real.mean()):.3f}", f"{float(nearest.mean()):.3f}")
+    largest = (float(to_real.max()), float(nearest_cosines(features).max()))
+    table.add_row("largest cosine to another embedding", *(f"{value:.3f}" for value in largest))
     return table
 
 

@@ -138,12 +138,16 @@ class GeneratedSeeds(SeedSource):
         self.network: SeedGenerator | None = None
         self._trained = 0
 
-    def make(self, model: Any, features: Tensor, labels: Tensor, validation: Any = None) -> NewSeeds:
-        """Train the network on the experience, and return m seeds of each class."""
+    def check(self, model: Any) -> None:
+        """Raise unless the classes of a classifier have weights."""
         check_type("model", model, CLIPClassifier, "Or take seeds that ask no model: KMeansSeeds().")
         if not model.head.has_class_weights:
             expected = "a head whose classes have weights, for gradients of seeds"
             raise wrong_value("model", expected, f"a {type(model.head).__name__}", "Or take KMeansSeeds().")
+
+    def make(self, model: Any, features: Tensor, labels: Tensor, validation: Any = None) -> NewSeeds:
+        """Train the network on the experience, and return m seeds of each class."""
+        self.check(model)
         home, device = features.device, model.backbone.logit_scale.device
         # Whatever mode the caller is in: the network trains here.
         with torch.inference_mode(False), torch.enable_grad(), in_eval_mode(model):
@@ -263,12 +267,16 @@ class GeneratedSeeds(SeedSource):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from such a state."""
+        weights, network = state.get("network"), None
+        if weights is not None:
+            width = weights["layers.4.bias"].shape[0] // 2
+            network = SeedGenerator(width, self.seeds_per_class, hidden=self.hidden, seed=self.seed)
+            if any(weights[name].shape != own.shape for name, own in network.state_dict().items()):
+                expected = f"that of a network of {self.seeds_per_class} seeds and width {self.hidden}"
+                raise wrong_value("state", expected, "another")
+            network.load_state_dict(weights)
         super().load_state_dict(state)
-        self._trained, self.network = int(state["trained"]), None
-        if state["network"] is not None:
-            width = state["network"]["layers.4.bias"].shape[0] // 2
-            self.network = SeedGenerator(width, self.seeds_per_class, hidden=self.hidden, seed=self.seed)
-            self.network.load_state_dict(state["network"])
+        self._trained, self.network = int(state["trained"]), network
 
 
 def _definition(experience: _Experience, visual: Tensor, textual: Tensor) -> Tensor:

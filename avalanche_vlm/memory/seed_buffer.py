@@ -50,10 +50,11 @@ class SeedBuffer(ExemplarsBuffer):
 
     Under the host's ``ReplayPlugin``, on a stream of embeddings, what is replayed is draws around seeds,
 
-    .. math:: \hat x = \ell_r \, (v_r + \gamma \sigma_r \epsilon), \qquad p(r \mid c) \propto n_r
+    .. math:: \hat x = \ell_c \, \overline{v_r + \gamma \sigma_c \epsilon}, \qquad p(r \mid c) \propto n_r
 
-    with the mean length ℓ of the embeddings that the seed stands for, their number n, their deviation σ from
-    it in each dimension, and normal ε. Draws are made anew after each update of the memory. On a stream of
+    with the number n of embeddings that the seed is nearest to in its class, their mean length ℓ and deviation
+    σ in each dimension from the nearest seed, both of the class at that time, and normal ε; a bar stands for
+    unit length. Draws are made anew after each update of the memory. On a stream of
     images `plugins.FeatureReplayPlugin` replays from it, if the image tower is frozen or its drift
     compensated.
 
@@ -134,6 +135,7 @@ class SeedBuffer(ExemplarsBuffer):
         self._visual = StoredRows(dtype)
         self._textual: StoredRows | None = None
         self._waiting: list[tuple[Tensor, Tensor]] = []
+        self._held_out: list[tuple[Tensor, Tensor]] = []
         self._form = DatasetForm(has_tensor_labels=False, has_task_labels=False)
         self._task_labels: dict[int, int] = {}
         self._float = torch.zeros(0)
@@ -141,6 +143,16 @@ class SeedBuffer(ExemplarsBuffer):
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __bool__(self) -> bool:
+        return True  # a memory without seeds is a memory all the same
+
+    def _random(self, purpose: int) -> torch.Generator:
+        """Return a generator that depends on the seed and the updates so far, unlike any of users."""
+        mixed = (
+            int(self.seed) * 6_364_136_223_846_793_005 + self.updates * 1_442_695_040_888_963_407 + purpose
+        )
+        return torch.Generator().manual_seed((mixed ^ 0x9E37_79B9_7F4A_7C15) % 2**63)
 
     # What the memory holds.
 
@@ -166,7 +178,9 @@ class SeedBuffer(ExemplarsBuffer):
     @property
     def nbytes(self) -> int:
         """Number of bytes of seeds, of embeddings that wait, and of what the source keeps."""
-        parts = [getattr(self, name) for name in _NUMBERS] + [x for pair in self._waiting for x in pair]
+        parts = [getattr(self, name) for name in _NUMBERS] + [
+            x for pair in (*self._waiting, *self._held_out) for x in pair
+        ]
         text = 0 if self._textual is None else self._textual.nbytes
         return sum(part.nbytes for part in parts) + self._visual.nbytes + text + self.source.nbytes
 
@@ -196,7 +210,7 @@ class SeedBuffer(ExemplarsBuffer):
         visual = self._visual.rows(rows)
         if self.jitter > 0:
             noise = torch.randn(visual.shape, generator=generator)
-            visual = visual + self.jitter * self.spreads[rows, None] * noise
+            visual = F.normalize(visual + self.jitter * self.spreads[rows, None] * noise, dim=1)
         return SeedDraw(visual * self.lengths[rows, None], self.labels[rows], rows)
 
     @property
@@ -210,7 +224,7 @@ class SeedBuffer(ExemplarsBuffer):
                 draw = SeedDraw(self._visual.rows() * self.lengths[:, None], self.labels, rows)
             else:
                 # The same draws for the same memory, whoever asks for them: a run that resumes has them too.
-                generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.updates)
+                generator = self._random(1)
                 draw = self._around(self._rows_of_each_class(self.samples_per_class, generator), generator)
             visual = draw.visual.to(self._float.dtype)
             self._made = dataset_of_embeddings(visual, draw.labels, self._form, self._task_labels)
@@ -292,21 +306,28 @@ class SeedBuffer(ExemplarsBuffer):
         width = self._visual.values.shape[1] or (self._waiting[0][0].shape[1] if self._waiting else 0)
         check_features(features, labels, width)
         self._waiting.append((features.detach().float().cpu().clone(), labels.long().cpu().clone()))
+        if validation is not None:
+            x, y = validation
+            self._held_out.append((x.detach().float().cpu().clone(), y.long().cpu().clone()))
         if sum(len(x) for x, _ in self._waiting) >= self.update_every:
-            self.flush(model, validation)
+            self.flush(model)
 
-    def flush(self, model: Any, validation: tuple[Tensor, Tensor] | None = None) -> None:
-        """Make seeds of the embeddings that wait, and let go of them; arguments as before."""
+    def flush(self, model: Any) -> None:
+        """Make seeds of the embeddings that wait, and let go of them; the model is that of the strategy."""
         if not self._waiting:
             return
         features = torch.cat([x for x, _ in self._waiting])
         labels = torch.cat([y for _, y in self._waiting])
         lengths, unit = features.norm(dim=1), F.normalize(features, dim=1)
-        if validation is not None:
-            validation = F.normalize(validation[0].detach().float().cpu(), dim=1), validation[1].cpu()
+        validation = None
+        if self._held_out:
+            x = torch.cat([x for x, _ in self._held_out])
+            validation = F.normalize(x, dim=1), torch.cat([y for _, y in self._held_out])
         new = self.source.make(model, unit, labels, validation)
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.updates)
-        visual, done = kept_apart(new.visual.detach(), unit, labels, generator)
+        if len(self) > 0 and (new.textual is None) != (self._textual is None):
+            expected = "one that always makes textual seeds, or never"
+            raise wrong_value("source", expected, f"a {type(self.source).__name__} that does now and then")
+        visual, done = kept_apart(new.visual.detach(), unit, labels, self._random(2))
         numbers = _described(new.visual.detach(), new.labels, unit, labels, lengths)
         self._warn_of_lost(new.labels, done)
         self._visual.append(visual[done])
@@ -315,7 +336,7 @@ class SeedBuffer(ExemplarsBuffer):
             self._textual.append(new.textual.detach()[done])
         for name, values in zip(_NUMBERS, (new.labels, *numbers), strict=True):
             setattr(self, name, torch.cat([getattr(self, name), values[done]]))
-        self._waiting = []
+        self._waiting, self._held_out = [], []
         self._prune()
         self.updates += 1
         self._made = None
@@ -399,6 +420,7 @@ class SeedBuffer(ExemplarsBuffer):
             "visual": self._visual.state(),
             "textual": None if self._textual is None else self._textual.state(),
             "waiting": [list(pair) for pair in self._waiting],
+            "held_out": [list(pair) for pair in self._held_out],
             "source": self.source.state_dict(),
             "updates": self.updates,
             "max_size": self.max_size,
@@ -426,6 +448,7 @@ class SeedBuffer(ExemplarsBuffer):
         if self._textual is not None:
             self._textual.load(state["textual"])
         self._waiting = [(x.cpu(), y.cpu()) for x, y in state["waiting"]]
+        self._held_out = [(x.cpu(), y.cpu()) for x, y in state["held_out"]]
         self.updates, self.max_size = state["updates"], state["max_size"]
         self._form, self._task_labels = DatasetForm(*state["form"]), dict(state["task_labels"])
         self._float = state["float"].cpu()

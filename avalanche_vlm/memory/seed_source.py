@@ -44,7 +44,10 @@ class SeedSource(Stateful, ABC):
     def __init__(self, *, seed: int = 0) -> None:
         check_count("seed", seed, at_least=0)
         self.seed = seed
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = torch.Generator().manual_seed(int(seed))
+
+    def check(self, model: Any) -> None:
+        """Raise if seeds cannot be made with a model, before it is trained in vain; most sources ask none."""
 
     @abstractmethod
     def make(self, model: Any, features: Tensor, labels: Tensor, validation: Any = None) -> NewSeeds:

@@ -30,7 +30,7 @@ class AdaptedTextHead(TextHead):
 
     Raises:
         TypeError: an argument has a wrong type.
-        ValueError: ``text`` is an `AdaptedTextHead` itself.
+        ValueError: ``text`` compares in another way than by cosine, or is an `AdaptedTextHead` itself.
 
     References:
         Gao et al., CLIP-Adapter: Better Vision-Language Models with Feature Adapters, 2021, equation 6.
@@ -50,8 +50,11 @@ class AdaptedTextHead(TextHead):
         super().__init__()
         check_type("text", text, (TextHead, type(None)))
         check_type("adapter", adapter, (EmbeddingAdapter, type(None)))
-        if isinstance(text, AdaptedTextHead):
-            raise wrong_value("text", "a head without an adapter of its own", "an AdaptedTextHead")
+        kind = TextHead if text is None else type(text)
+        plain = kind.logits is TextHead.logits and kind.compare is TextHead.compare
+        if isinstance(text, AdaptedTextHead) or not plain:
+            expected = "a head that compares by cosine, without an adapter of its own"
+            raise wrong_value("text", expected, f"a {kind.__name__}", "Let that head wrap this one.")
         self.text = ZeroShotHead() if text is None else text
         self.adapter = ResidualAdapter() if adapter is None else adapter
 

@@ -12,7 +12,7 @@ from avalanche_vlm._checks import check_number, check_type, wrong_value
 from avalanche_vlm._host import eval_loader, trained_experiences
 from avalanche_vlm.memory import SeedBuffer
 from avalanche_vlm.plugins.drift_compensator import DriftCompensator
-from avalanche_vlm.plugins.latent_features import latent_features, refuse_trained_image_tower
+from avalanche_vlm.plugins.latent_features import embeddings_of, refuse_trained_image_tower
 from avalanche_vlm.plugins.regularizer import RegularizerPlugin
 from avalanche_vlm.plugins.visual_features import visual_features
 from avalanche_vlm.regularizers import FeatureReplay
@@ -58,8 +58,9 @@ class FeatureReplayPlugin(RegularizerPlugin):
     """
 
     # In a slot, which checkpoints pass over: a run that goes on inside an experience holds out the same.
-    __slots__ = ("_held_out",)
+    __slots__ = ("_held_out", "_trained_on")
     _held_out: Any
+    _trained_on: Any
 
     def __init__(
         self,
@@ -76,11 +77,18 @@ class FeatureReplayPlugin(RegularizerPlugin):
         if validation_fraction >= 1:
             raise wrong_value("validation_fraction", "below 1", validation_fraction)
         check_type("drift_compensator", drift_compensator, (DriftCompensator, type(None)))
+        if drift_compensator is not None and drift_compensator.visual_space != "embedding":
+            expected = (
+                "one that measures embeddings, as seeds are: DriftCompensator(visual_space='embedding')"
+            )
+            raise wrong_value(
+                "drift_compensator", expected, f"one of {drift_compensator.visual_space!r} features"
+            )
         self.buffer = buffer
         self.validation_fraction = validation_fraction
         self.drift_compensator = drift_compensator
-        self.seed = seed
-        self._held_out = None
+        self._generator = torch.Generator().manual_seed(int(seed))
+        self._held_out = self._trained_on = None
 
     def after_train_dataset_adaptation(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Hold out samples."""
@@ -96,20 +104,20 @@ class FeatureReplayPlugin(RegularizerPlugin):
                 "Or list FeatureReplayPlugin before it.",
             )
         targets = torch.tensor([int(label) for label in strategy.adapted_dataset.targets])
-        generator = torch.Generator().manual_seed(self.seed + strategy.clock.train_exp_counter)
-        out = held_out_rows(targets, self.validation_fraction, generator)
+        out = held_out_rows(targets, self.validation_fraction, self._generator)
         if len(out) > 0:
             stays = torch.ones(len(targets), dtype=torch.bool)
             stays[out] = False
             whole = strategy.adapted_dataset
             strategy.adapted_dataset = whole.subset(stays.nonzero().flatten().tolist())
-            self._held_out = whole.subset(out.tolist())
+            self._held_out, self._trained_on = whole.subset(out.tolist()), strategy.adapted_dataset
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Refuse what could not be replayed, and measure probes of drift."""
         if self._has_effect:
             self._refuse_shared(strategy)
             model = check_classifier(strategy.model)
+            self.buffer.source.check(model)
             if self.drift_compensator is None:
                 refuse_trained_image_tower(model)
             else:
@@ -131,7 +139,7 @@ class FeatureReplayPlugin(RegularizerPlugin):
         if held_out is None:
             datasets = [experience.dataset for experience in trained_experiences(strategy)]
         else:
-            datasets = [strategy.adapted_dataset]
+            datasets, self._trained_on = [self._trained_on], None
         features, labels = self._embedded(strategy, datasets)
         validation = None if held_out is None else self._embedded(strategy, [held_out])
         self.buffer.note_form(datasets[0])
@@ -139,7 +147,7 @@ class FeatureReplayPlugin(RegularizerPlugin):
 
     def _embedded(self, strategy: Any, datasets: list[Any]) -> tuple[Tensor, Tensor]:
         if self.drift_compensator is None:
-            batches = [batch for dataset in datasets for batch in latent_features(strategy, dataset)]
+            batches = [batch for dataset in datasets for batch in embeddings_of(strategy, dataset)]
             return torch.cat([x for x, _, _ in batches]), torch.cat([y for _, y, _ in batches])
         found = [
             (visual_features(strategy, x, "embedding"), y)
@@ -167,13 +175,15 @@ class FeatureReplayPlugin(RegularizerPlugin):
     def state_dict(self) -> dict[str, Any]:
         """Return what is kept from one experience to the next."""
         compensator = self.drift_compensator
-        own = {} if compensator is None else {"drift_compensator": compensator.state_dict()}
+        own: dict[str, Any] = {} if compensator is None else {"drift_compensator": compensator.state_dict()}
+        own["generator"] = self._generator.get_state()
         return {**super().state_dict(), "buffer": self.buffer.state_dict(), **own}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over such a state."""
         super().load_state_dict(state)
         self.buffer.load_state_dict(state["buffer"])
+        self._generator.set_state(state["generator"].cpu())
         if self.drift_compensator is not None:
             self.drift_compensator.load_state_dict(state["drift_compensator"])
 

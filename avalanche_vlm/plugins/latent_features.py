@@ -29,12 +29,19 @@ def latent_features(strategy: Any, data: Any) -> Iterator[tuple[Tensor, Tensor, 
         ValueError: the image tower trains, so that embeddings would go out of date; or the samples are
             images, and so are those of a buffer of the host that would be mixed with embeddings.
     """
+    if len(data.eval()[0][0].shape) != 1:
+        _check_images(strategy)
+    yield from embeddings_of(strategy, data)
+
+
+def embeddings_of(strategy: Any, data: Any) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """Yield what `latent_features` does, where embeddings are not mixed with what is trained on."""
     model = strategy.model
     refuse_trained_image_tower(model)
     dataset: Any = data.eval()
     of_images = len(dataset[0][0].shape) != 1
     if of_images:
-        _check_images(strategy)
+        _check_classifier(model)
         # The host moves the model only after it has prepared the data.
         model.to(strategy.device)
     size = strategy.eval_mb_size if of_images else max(_EMBEDDINGS_AT_ONCE, strategy.eval_mb_size)
@@ -62,8 +69,7 @@ def _encoded(model: CLIPClassifier, images: Tensor) -> Tensor:
     return model.encode(images).float()
 
 
-def _check_images(strategy: Any) -> None:
-    model = strategy.model
+def _check_classifier(model: Any) -> None:
     if not isinstance(model, CLIPClassifier):
         raise wrong_type(
             "strategy.model",
@@ -71,6 +77,10 @@ def _check_images(strategy: Any) -> None:
             model,
             "Or make the stream one of embeddings: avalanche_vlm.embedding.embed(benchmark, backbone, ...).",
         )
+
+
+def _check_images(strategy: Any) -> None:
+    _check_classifier(strategy.model)
     for part in (*strategy.plugins, strategy):
         policy = getattr(part, "storage_policy", None)
         if isinstance(policy, (BalancedExemplarsBuffer, ReservoirSamplingBuffer)):

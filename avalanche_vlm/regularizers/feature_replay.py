@@ -8,10 +8,11 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from avalanche_vlm._checks import check_count, check_type
+from avalanche_vlm._checks import check_count, check_type, wrong_value
 from avalanche_vlm.functional import label_space_cross_entropy
 from avalanche_vlm.memory import SeedBuffer
 from avalanche_vlm.models import CLIPClassifier, TextHead
+from avalanche_vlm.regularizers.pairs import check_classifier
 from avalanche_vlm.regularizers.regularizer import Regularizer
 
 
@@ -30,7 +31,16 @@ class SeedRegularizer(Regularizer):
         check_count("seed", seed, at_least=0)
         self.buffer = buffer
         self.batch_size = batch_size
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = torch.Generator().manual_seed(int(seed))
+
+    def pre_adapt(self, agent: Any, exp: Any) -> None:
+        """Refuse a memory of classes that the model has not seen; arguments are those of the host."""
+        seen = check_classifier(agent.model).classes_seen.cpu()
+        known = [each for each in self.buffer.classes if each < len(seen) and bool(seen[each])]
+        if len(known) < len(self.buffer.classes):
+            odd = sorted(set(self.buffer.classes) - set(known))[:8]
+            expected = "a memory of classes that the model has been trained on"
+            raise wrong_value("buffer", expected, f"seeds of the classes {odd}", "Give each run a fresh one.")
 
     @property
     def is_active(self) -> bool:
@@ -62,7 +72,7 @@ class FeatureReplay(SeedRegularizer):
 
     Raises:
         TypeError: an argument has a wrong type.
-        ValueError: a number out of its range.
+        ValueError: a number out of its range; in training, a memory of classes that the model has not seen.
 
     References:
         Auto-Seed VL2, a design brief: seed replay. Iscen et al., Memory-Efficient Incremental Learning
@@ -79,7 +89,8 @@ class FeatureReplay(SeedRegularizer):
         draw = self.buffer.sample(self.batch_size, self._generator)
         visual = draw.visual.to(x.device, model.backbone.logit_scale.dtype)
         labels, seen = draw.labels.to(x.device), model.classes_seen.nonzero().flatten().to(x.device)
-        if type(model.head).logits is not TextHead.logits:
+        kind = type(model.head)
+        if kind.logits is not TextHead.logits or kind.compare is not TextHead.compare:
             return label_space_cross_entropy(model.logits_from_embeddings(visual), labels, seen)
         # Rows of the class weights that the forward pass of this step has made already.
         weights = model.head(model.backbone, seen)

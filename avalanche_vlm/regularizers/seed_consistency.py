@@ -30,7 +30,7 @@ class SeedConsistency(SeedRegularizer):
 
     Raises:
         TypeError: an argument has a wrong type.
-        ValueError: a number out of its range; in training, neither an adapter nor a head that learns.
+        ValueError: a number out of its range; in training, no adapter that trains.
 
     References:
         Auto-Seed VL2, a design brief: a contrastive consistency loss between seeds and both modalities.

@@ -8,7 +8,7 @@ from typing import Any, final
 from torch.optim import Optimizer
 from typing_extensions import Unpack
 
-from avalanche_vlm._checks import check_count, check_number, check_type
+from avalanche_vlm._checks import check_count, check_number, check_type, wrong_value
 from avalanche_vlm.memory import SeedBuffer
 from avalanche_vlm.models import CLIPClassifier
 from avalanche_vlm.plugins import FeatureReplayPlugin, RegularizerPlugin
@@ -32,7 +32,7 @@ class AutoSeed(VLMTemplate):
             `AdaptedTextHead`, and anything that learns behind the image tower here.
         optimizer: made of ``model.parameters()``.
         buffer: the memory; None for ``SeedBuffer()``, which keeps 400 seeds.
-        replay_weight: λ_r.
+        replay_weight: λ_r; with 0 no memory is kept.
         consistency_weight: λ_c; 0 leaves the term out.
         replay_batch_size: how many draws a step.
         validation_fraction: see `FeatureReplayPlugin`.
@@ -72,6 +72,9 @@ class AutoSeed(VLMTemplate):
         check_type("buffer", buffer, (SeedBuffer, type(None)))
         check_number("replay_weight", replay_weight, at_least=0)
         check_number("consistency_weight", consistency_weight, at_least=0)
+        if replay_weight == 0 and consistency_weight > 0:
+            expected = "0 where replay_weight is 0, with which no memory is kept"
+            raise wrong_value("consistency_weight", expected, consistency_weight)
         check_count("replay_batch_size", replay_batch_size)
         check_type("plugins", plugins, Sequence)
         memory = SeedBuffer() if buffer is None else buffer
