@@ -9,8 +9,8 @@ AdamW 1e-3 without weight decay, fresh in each experience, batches of 128 and as
 already are not repeated; ``--report`` writes the table, the short file and the pictures beside this script.
 
 Rows "brief: ..." realise the design brief as closely as its fragments allow: gradients at temperature 1, one
-a class, contrast, gradient matching and an outer term, consistency in the learner, four seeds a class pruned to
-two, kept as floats without jitter; each ablation leaves one of them out.
+a class, contrast, gradient matching and an outer term, consistency in the learner, four seeds a class
+pruned to two, kept as floats without jitter; each ablation leaves one of them out.
 """
 
 import argparse

@@ -74,8 +74,8 @@ def write_report(folder: Path, streams: list, methods: tuple, make_stream, memor
         "# Memories of seeds on stored features of OpenAI's ViT-B/32\n",
         "Written by `benchmarks/auto_seed_features.py`. Mean and standard deviation over class orders, as "
         "many as the last column says; accuracies among the classes seen, all samples alike. FWT: accuracy "
-        "on an experience before it is trained on, less zero-shot's, among its own classes. KB: what the memory "
-        "keeps for a class after the last experience, a network that goes on included.\n",
+        "on an experience before it is trained on, less zero-shot's, among its own classes. KB: what the "
+        "memory keeps for a class after the last experience, a network that goes on included.\n",
     ]
     for name in streams:
         text.append(table(name, methods, values, len(make_stream(name).names)))
@@ -134,8 +134,8 @@ def memories(streams: list, make_stream, memory_of) -> str:
     lines = [
         "## Looking into memories\n",
         "First class order. Cosine of the mean seed of a class with the mean of its features; variance "
-        "within classes in directions in which class means differ, and in all others, over that of features; seeds "
-        "nearer to a feature than its class's features come to any other one.\n",
+        "within classes in directions in which class means differ, and in all others, over that of features; "
+        "seeds nearer to a feature than its class's features come to any other one.\n",
         "| stream | source | cosine | relevant | irrelevant | too near |",
         "|---|---|---|---|---|---|",
     ]

@@ -12,12 +12,27 @@ from avalanche.training.plugins import SynapticIntelligencePlugin as HostSynapti
 from torch import nn
 from torch.optim import SGD, AdamW
 
+import avalanche_vlm.memory
 import avalanche_vlm.metrics
 import avalanche_vlm.models
 import avalanche_vlm.plugins
 import avalanche_vlm.regularizers
 import avalanche_vlm.sources
 import avalanche_vlm.strategies
+from avalanche_vlm.memory import (
+    ClassMeanSeeds,
+    GeneratedSeeds,
+    GradientCondition,
+    HerdingPruning,
+    KCentrePruning,
+    KMeansSeeds,
+    NoiseCondition,
+    RandomSeeds,
+    RedundancyPruning,
+    SeedBuffer,
+    SeedGenerator,
+    SigmaPointSeeds,
+)
 from avalanche_vlm.metrics import (
     AccuracyMatrixMetric,
     ClassAccuracyMetric,
@@ -25,6 +40,7 @@ from avalanche_vlm.metrics import (
     SemanticDriftMetric,
 )
 from avalanche_vlm.models import (
+    AdaptedTextHead,
     CLIPClassifier,
     CosineHead,
     DualPathHead,
@@ -51,6 +67,7 @@ from avalanche_vlm.plugins import (
     AdversarialAnchorDistillationPlugin,
     DriftCompensator,
     FastLoadingPlugin,
+    FeatureReplayPlugin,
     GaussianDiscriminantPlugin,
     GDumbPlugin,
     GenerativeLatentReplayPlugin,
@@ -69,6 +86,7 @@ from avalanche_vlm.regularizers import (
     CrossModalDistillation,
     CurrentPairs,
     FeatureDistillation,
+    FeatureReplay,
     HeadTexts,
     ImageTextAlignment,
     ImageToTextDistillation,
@@ -78,6 +96,7 @@ from avalanche_vlm.regularizers import (
     PreviousWeightsPenalty,
     ReferenceDistillation,
     ReferencePairs,
+    SeedConsistency,
     SumRegularizer,
     SyntheticPairs,
     TextGeometry,
@@ -102,7 +121,16 @@ from avalanche_vlm.sources import (
     SharedCovarianceGaussian,
     StoredImageSource,
 )
-from avalanche_vlm.strategies import CGIL, GIFT, ZSCL, FineTune, GaussianDiscriminant, SeGPCL, ZeroShot
+from avalanche_vlm.strategies import (
+    CGIL,
+    GIFT,
+    ZSCL,
+    AutoSeed,
+    FineTune,
+    GaussianDiscriminant,
+    SeGPCL,
+    ZeroShot,
+)
 from avalanche_vlm.testing import (
     TINY_CLASSES,
     TinyBackbone,
@@ -200,6 +228,7 @@ COMPONENTS = [
     Component(ResidualAdapter, {"reduction": 0, "ratio": 0, "seed": -1}),
     Component(GaussianDiscriminantHead, {"zero_shot": 3, "fusion_weight": -1, "ridge": 0, "prior": "equal"}),
     Component(DualPathHead, {"text": 3, "fusion_weight": -1, "visual_space": "pixels"}),
+    Component(AdaptedTextHead, {"text": 3, "adapter": 3}),
     Component(TextFeatureHead, {"features": torch.zeros(2, 2)}, documented=False),
     Component(CosineHead, {"initial": None}),
     Component(
@@ -220,6 +249,31 @@ COMPONENTS = [
         {"backbone": TinyBackbone()},
     ),
     *(Component(kind, {**GENERATOR_FAULTS, **faults}) for kind, faults in GENERATORS.items()),
+    Component(ClassMeanSeeds, {"seed": -1}),
+    Component(KMeansSeeds, {"seeds_per_class": 0, "seed": -1}),
+    Component(RandomSeeds, {"seeds_per_class": 0, "seed": -1}),
+    Component(SigmaPointSeeds, {"rank": 0, "seed": -1}),
+    Component(
+        GeneratedSeeds,
+        {"seeds_per_class": 0, "condition": 3, "steps": -1, "learning_rate": 0, "hidden": 0, "seed": -1}
+        | {"definition_weight": -1, "contrast_weight": -1, "matching_weight": -1, "outer_weight": -1}
+        | {"inner_rate": 0, "meta_rate": 2, "trained_experiences": -1},
+    ),
+    Component(
+        SeedGenerator,
+        {"embed_dim": 0, "seeds_per_class": 0, "code_width": 0, "hidden": 0, "text_step": -1, "seed": -1},
+        {"embed_dim": 4, "seeds_per_class": 2},
+    ),
+    Component(GradientCondition, {"temperature": 0, "groups": 0}),
+    Component(NoiseCondition, {}),
+    Component(RedundancyPruning, {}),
+    Component(KCentrePruning, {}),
+    Component(HerdingPruning, {}),
+    Component(
+        SeedBuffer,
+        {"max_size": 0, "source": 3, "pruning": 3, "jitter": -1, "samples_per_class": 0}
+        | {"dtype": "float8", "update_every": 0, "seed": -1},
+    ),
     Component(RenderedImageSource, {"style": "baroque", "wrong_attribute_rate": 2}),
     Component(StoredImageSource, {"folder": 3, "source": "sd", "batch_size": 0}, {"folder": "images"}),
     Component(
@@ -272,6 +326,12 @@ COMPONENTS = [
     ),
     Component(AnchorDistillation, {"images": 3, "teacher": 3, "temperature": 0}),
     Component(TextGeometry, {"neighbours": 0, "teacher": 3, "temperature": 0}),
+    Component(FeatureReplay, {"buffer": 3, "batch_size": 0, "seed": -1}, {"buffer": SeedBuffer()}),
+    Component(
+        SeedConsistency,
+        {"buffer": 3, "batch_size": 0, "temperature": 0, "seed": -1},
+        {"buffer": SeedBuffer()},
+    ),
     Component(TowerTexts, {}, documented=False),
     Component(HeadTexts, {}, documented=False),
     Component(LastTeacher, {}),
@@ -311,6 +371,12 @@ COMPONENTS = [
     ),
     Component(GaussianDiscriminantPlugin, {}),
     Component(FastLoadingPlugin, {}, documented=False),
+    Component(
+        FeatureReplayPlugin,
+        {"buffer": 3, "weight": -1, "batch_size": 0, "validation_fraction": 1}
+        | {"drift_compensator": 3, "seed": -1},
+        {"buffer": SeedBuffer()},
+    ),
     Component(AccuracyMatrixMetric, {"space": "open"}),
     Component(ClassAccuracyMetric, {"space": "open"}, documented=False),
     Component(MemoryMetric, {}, documented=False),
@@ -326,6 +392,12 @@ COMPONENTS = [
             "batch_samples_per_class": 0,
             "plugins": 3,
         },
+        strategy_arguments(),
+    ),
+    Component(
+        AutoSeed,
+        {"model": nn.Linear(2, 2), "optimizer": 3, "buffer": 3, "replay_weight": -1, "plugins": 3}
+        | {"consistency_weight": -1, "replay_batch_size": 0, "validation_fraction": 1},
         strategy_arguments(),
     ),
     Component(
@@ -361,11 +433,13 @@ ABSTRACT_OR_PLAIN |= {"EmbeddingAdapter", "LatentGenerator", "PromptContext", "P
 ABSTRACT_OR_PLAIN |= {"GeneratedImages", "ImageSource", "Prompt", "PromptPool"}
 ABSTRACT_OR_PLAIN |= {"CaptionTexts", "ImageTextPairs", "PairBatch", "PairDistillation", "PairFeatures"}
 ABSTRACT_OR_PLAIN |= {"PairRegularizer", "Regularizer", "Teacher"}
+ABSTRACT_OR_PLAIN |= {"NewSeeds", "SeedCondition", "SeedDraw", "SeedPruning", "SeedSource"}
 
 
 def test_every_exported_class_is_a_component_here():
     packages = (avalanche_vlm.models, avalanche_vlm.sources, avalanche_vlm.plugins)
     packages += (avalanche_vlm.strategies, avalanche_vlm.metrics, avalanche_vlm.regularizers)
+    packages += (avalanche_vlm.memory,)
     exported = {
         name for package in packages for name in package.__all__ if inspect.isclass(getattr(package, name))
     }
@@ -398,6 +472,8 @@ def test_callbacks_are_the_hosts():
         RegularizerPlugin(TextGeometry()),
         PrototypePlugin(),
         PrototypeTransferPlugin(),
+        FeatureReplayPlugin(SeedBuffer()),
+        RegularizerPlugin(SeedConsistency(SeedBuffer())),
     )
     for plugin in ours:
         check_callbacks(plugin)
@@ -418,6 +494,7 @@ MODELS = {
     "latest vectors": lambda: tiny_classifier(HybridPromptHead(context=[LatestLearnedVectors()])),
     "prompts of images": lambda: tiny_classifier(ImageConditionedPromptHead(reduction=4)),
     "adapter": lambda: tiny_classifier(image_adapter=ResidualAdapter()),
+    "adapters of both": lambda: tiny_classifier(AdaptedTextHead(), image_adapter=ResidualAdapter()),
     "two paths": lambda: tiny_classifier(
         DualPathHead(LearnedContextHead(context_length=2)), trainable="image"
     ),

@@ -30,6 +30,10 @@ WRITES = {
         ["results.csv", "accuracy_over_experiences.png"],
         {"zero-shot", "naive fine-tuning", "Gaussian discriminant", "CGIL"},
     ),
+    "auto_seed.py": (
+        ["results.csv", "seeds.png", "accuracy_over_experiences.png"],
+        {"no memory", "Auto-Seed", "Replay of seeds", "Replay of embeddings"},
+    ),
     "gift.py": (["results.csv", "matrices.png"], {"zero-shot", "fine-tuning", "GIFT"}),
     "segp_cl.py": (
         ["results.csv", "results.runs.jsonl", "anchors.png", "drift.png"],

@@ -117,7 +117,8 @@ def kept_apart(
         \cos(v, x_i) \le \max_{k: y_k = y_i} \, \max_{j \ne k} \cos(x_k, x_j) \qquad \text{for all } i
 
     No seed is nearer to a feature than the features of its class come to any other feature. For a class with
-    a single feature that is its nearest neighbour in another class. A right angle is always far enough. A seed that is too near gets turned in a
+    a single feature that is its nearest neighbour in another class. A right angle is always far
+    enough. A seed that is too near gets turned in a
     random direction that is orthogonal to it, as little as it takes. Copies of a feature are no neighbours of
     it; a feature without any neighbour, because it is alone, keeps seeds at a cosine of at most 0.5.
 

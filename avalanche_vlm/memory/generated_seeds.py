@@ -224,6 +224,10 @@ class GeneratedSeeds(SeedSource):
         model, classes = experience.model, experience.classes
         named = dict(model.named_parameters())
         names, parameters = list(named), list(named.values())
+        name = "matching_weight" if self.matching_weight > 0 else "outer_weight"
+        nothing = wrong_value(name, "0 where nothing trains that embeddings reach", getattr(self, name))
+        if not parameters:
+            raise nothing
 
         def error(features: Tensor, right: Tensor) -> Tensor:
             return F.cross_entropy(model.logits_from_embeddings(features)[:, classes], right)
@@ -242,8 +246,7 @@ class GeneratedSeeds(SeedSource):
                 if ours is not None and theirs is not None and bool(theirs.any())
             ]
             if not cosines:
-                expected = "0 where nothing trains that embeddings reach"
-                raise wrong_value("matching_weight", expected, self.matching_weight)
+                raise nothing
             total = total + self.matching_weight * (1 - torch.stack(cosines).mean())
         if has_outer and experience.validation is not None:
             moved = {

@@ -52,11 +52,10 @@ class SeedBuffer(ExemplarsBuffer):
 
     .. math:: \hat x = \ell_c \, \overline{v_r + \gamma \sigma_c \epsilon}, \qquad p(r \mid c) \propto n_r
 
-    with the number n of embeddings that the seed is nearest to in its class, their mean length ℓ and deviation
-    σ in each dimension from the nearest seed, both of the class at that time, and normal ε; a bar stands for
-    unit length. Draws are made anew after each update of the memory. On a stream of
-    images `plugins.FeatureReplayPlugin` replays from it, if the image tower is frozen or its drift
-    compensated.
+    with the number n of embeddings that the seed is nearest to in its class, their mean length ℓ and
+    deviation σ in each dimension from the nearest seed, both of the class at that time, and normal ε; a bar
+    stands for unit length. Draws are made anew after each update of the memory. On a stream of images
+    `plugins.FeatureReplayPlugin` replays from it, if the image tower is frozen or its drift compensated.
 
     No seed is nearer to an embedding of its experience than the embeddings of that class come to any other
     one, a class with one image included: see `functional.kept_apart`. This is a bound on copying, not a proof
