@@ -156,11 +156,14 @@ def memories(streams: list, make_stream, memory_of) -> str:
             cosines = class_mean_cosines(memory.visual, memory.labels, x, y)
             shares = variance_shares(memory.visual, memory.labels, x, y)
             ratios = [
-                shares[f"seeds_{each}"] / shares[f"features_{each}"] for each in ("relevant", "irrelevant")
+                f"{shares[f'seeds_{each}'] / shares[f'features_{each}']:.2f}"
+                if shares[f"features_{each}"] > 1e-9
+                else "–"  # more classes than dimensions: every direction is relevant
+                for each in ("relevant", "irrelevant")
             ]
             lines.append(
                 f"| {name} | {kind} | {float(cosines.mean()):.3f} ± {float(cosines.std()):.3f} | "
-                f"{ratios[0]:.2f} | {ratios[1]:.2f} | {near} of {len(memory)} |"
+                f"{ratios[0]} | {ratios[1]} | {near} of {len(memory)} |"
             )
             if kind == "k-means, 4":
                 figure = report.plot_seeds(memory.visual, memory.labels, x, y, stream.names)
