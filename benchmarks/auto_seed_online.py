@@ -99,8 +99,8 @@ def main() -> None:
     base = [each[0] for each in found["no memory"]]
     lines = [
         "# Seeds in an online stream\n",
-        f"Written by `benchmarks/auto_seed_online.py`, {os.cpu_count()} cores, one thread. KB includes embeddings "
-        "that wait for the next update (up to 200, 2 KB each).\n",
+        f"Written by `benchmarks/auto_seed_online.py`, {os.cpu_count()} cores, one thread. KB includes "
+        "embeddings that wait for the next update (up to 200, 2 KB each).\n",
         "| memory | ms a sample | over no memory | Last | KB |",
         "|---|---|---|---|---|",
     ]
