@@ -28,6 +28,7 @@ class ClassMeanSeeds(SeedSource):
     Deviations:
         None.
 
+    >>> import torch
     >>> ClassMeanSeeds().make(None, torch.eye(2), torch.tensor([3, 3])).visual
     tensor([[0.7071, 0.7071]])
     """

@@ -59,8 +59,8 @@ class SeedBuffer(ExemplarsBuffer):
 
     No seed is nearer to an embedding of its experience than the embeddings of that class come to any other
     one, a class with one image included, whose seed may therefore be far from it: see
-    `functional.kept_apart`. This is a bound on copying of seeds, not a proof of privacy. Until the next update
-    (see ``update_every``) embeddings wait in the memory.
+    `functional.kept_apart`. This is a bound on copying of seeds, not a proof of privacy. Until the next
+    update (see ``update_every``) embeddings wait in the memory.
 
     Args:
         max_size: K; None for no limit. The host's ``ReplayPlugin`` wants the same number as ``mem_size``.
