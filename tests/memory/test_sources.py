@@ -21,7 +21,7 @@ from avalanche_vlm.models import (
     AdaptedTextHead,
     CLIPClassifier,
     EmbeddingBackbone,
-    GaussianDiscriminantHead,
+    ImageConditionedPromptHead,
     ResidualAdapter,
     TextFeatureHead,
 )
@@ -392,8 +392,8 @@ def test_models_that_have_no_gradients_of_seeds_are_refused():
     model = CLIPClassifier(EmbeddingBackbone(WIDTH), TextFeatureHead(unit(7, WIDTH)), class_names=NAMES)
     with pytest.raises(ValueError, match="`matching_weight` must be 0 where nothing trains"):
         GeneratedSeeds(matching_weight=1.0).make(model, *pair)
-    model = tiny_classifier(GaussianDiscriminantHead())
-    with pytest.raises(ValueError, match="GaussianDiscriminantHead"):
+    model = tiny_classifier(ImageConditionedPromptHead(reduction=4))
+    with pytest.raises(ValueError, match="ImageConditionedPromptHead"):
         GeneratedSeeds().make(model, unit(4, 16), torch.zeros(4, dtype=torch.int64))
 
 
