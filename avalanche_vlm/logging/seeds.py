@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 from rich.text import Text
-from sklearn.decomposition import PCA
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -79,6 +78,8 @@ def plot_seeds(
         ValueError: shapes that do not agree, no class that both have, a class without a name, or a number
             below 1.
     """
+    from sklearn.decomposition import PCA
+
     check_count("most", most)
     seeds, features = _checked(seeds, labels, features, feature_labels)
     both = [each for each in labels.unique().tolist() if bool((feature_labels == each).any())][:most]

@@ -6,8 +6,6 @@ import warnings
 from typing import Any, cast, final
 
 import torch
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -63,6 +61,9 @@ def class_groups(
     Returns:
         The group int64 (N,) of each feature, and the class int64 (G,) of each group; no group is empty.
     """
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
     groups, classes, found = torch.zeros_like(labels), labels.unique(), 0
     labels_of: list[int] = []
     for label in classes.tolist():
