@@ -118,9 +118,9 @@ def kept_apart(
 
     No seed is nearer to a feature than the features of its class come to any other feature. For a class with
     a single feature that is its nearest neighbour in another class. A right angle is always far
-    enough. A seed that is too near gets turned in a
-    random direction that is orthogonal to it, as little as it takes. Copies of a feature are no neighbours of
-    it; a feature without any neighbour, because it is alone, keeps seeds at a cosine of at most 0.5.
+    enough. A seed that is too near gets turned in a random direction that is orthogonal to it, as little as
+    it takes. Copies of a feature are no neighbours of it; a feature without any neighbour, because it is
+    alone, keeps seeds at a cosine of at most 0.5.
 
     It is no proof of privacy: a seed still tells where its class lies. A bound for each feature by its own
     nearest neighbour is out of reach of a faithful memory: means are nearer to most features than these are

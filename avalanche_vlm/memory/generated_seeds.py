@@ -162,10 +162,11 @@ class GeneratedSeeds(SeedSource):
                 self._trained += 1
             with torch.no_grad():
                 visual, textual = self.network(experience.conditions, experience.text)
-                for parameter, before in zip(self.network.parameters(), start, strict=True):
-                    parameter.lerp_(before, 1 - self.meta_rate)
-            if self.meta_rate == 0:
-                self.network = None  # it would be where its seed starts it
+                if self.meta_rate == 0:
+                    self.network = None  # where it goes on is where its seed starts it
+                else:
+                    for parameter, before in zip(self.network.parameters(), start, strict=True):
+                        parameter.lerp_(before, 1 - self.meta_rate)
         found = experience.classes.repeat_interleave(self.seeds_per_class)
         return NewSeeds(visual.flatten(0, 1).to(home), found.to(home), textual.flatten(0, 1).to(home))
 

@@ -92,7 +92,7 @@ class SeedBuffer(ExemplarsBuffer):
     >>> plugins = [ReplayPlugin(mem_size=400, storage_policy=SeedBuffer(max_size=400))]
     """
 
-    # In slots, which copies and checkpoints pass over: made anew of the seeds, always the same.
+    # In slots, which checkpoints pass over: made anew of the seeds, always the same.
     __slots__ = ("_made",)
     _made: AvalancheDataset[Any] | None
 
@@ -267,15 +267,11 @@ class SeedBuffer(ExemplarsBuffer):
                 "an experience of embeddings (D,), where a plugin of the host keeps seeds",
                 f"samples {shape}",
                 "For images use avalanche_vlm.plugins.FeatureReplayPlugin(SeedBuffer(...)), which encodes "
-                "them, "
-                "or embed the benchmark with avalanche_vlm.embedding.embed(benchmark, backbone, "
+                "them, or embed the benchmark with avalanche_vlm.embedding.embed(benchmark, backbone, "
                 "cache_dir=...).",
             )
-        batches = [(x, y, rest) for x, y, *rest in eval_loader(dataset, _READ_AT_ONCE)]
-        features, labels = (
-            torch.cat([batch[0] for batch in batches]),
-            torch.cat([batch[1] for batch in batches]),
-        )
+        batches = [(x, y) for x, y, *_ in eval_loader(dataset, _READ_AT_ONCE)]
+        features, labels = (torch.cat(part) for part in zip(*batches, strict=True))
         self.note_form(dataset)
         self.update_from_features(getattr(agent_state, "model", None), features, labels)
 
@@ -338,16 +334,14 @@ class SeedBuffer(ExemplarsBuffer):
             setattr(self, name, torch.cat([getattr(self, name), values[done]]))
         self._waiting, self._held_out = [], []
         self._prune()
-        self.updates += 1
-        self._made = None
+        self._note_change()
 
     def _warn_of_lost(self, labels: Tensor, done: Tensor) -> None:
         lost = sorted(set(labels.tolist()) - set(labels[done].tolist()) - set(self.classes))
         if lost:
             warnings.warn(
                 f"No seed of the classes {lost[:8]} could be kept apart from real features: the embedding "
-                f"space "
-                "has too few dimensions for so many of them. They are not replayed.",
+                "space has too few dimensions for so many of them. They are not replayed.",
                 stacklevel=4,
             )
 
@@ -357,8 +351,7 @@ class SeedBuffer(ExemplarsBuffer):
             check_count("new_size", new_size)
         self.max_size = new_size
         self._prune()
-        self.updates += 1
-        self._made = None
+        self._note_change()
 
     def move(self, moved: Callable[[Tensor, Tensor], Tensor]) -> None:
         """Put other features in the place of the seeds, after an image tower has changed.
@@ -373,6 +366,10 @@ class SeedBuffer(ExemplarsBuffer):
         self.lengths = features.norm(dim=1)
         self._visual = StoredRows(self.dtype)
         self._visual.append(F.normalize(features, dim=1))
+        self._note_change()
+
+    def _note_change(self) -> None:
+        """Let what is drawn of other seeds go."""
         self.updates += 1
         self._made = None
 

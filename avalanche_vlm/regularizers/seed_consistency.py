@@ -10,7 +10,7 @@ from avalanche_vlm._checks import check_number
 from avalanche_vlm.functional import multi_positive_contrast
 from avalanche_vlm.memory import SeedBuffer
 from avalanche_vlm.models import CLIPClassifier
-from avalanche_vlm.regularizers.feature_replay import SeedRegularizer
+from avalanche_vlm.regularizers.seed_regularizer import SeedRegularizer
 
 
 @final
