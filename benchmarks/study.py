@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import statistics
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -94,3 +95,21 @@ def mean_text(values: dict) -> str:
     numbers = list(values.values())
     spread = f" ± {statistics.stdev(numbers):.1f}" if len(numbers) > 1 else ""
     return f"{statistics.fmean(numbers):.1f}{spread}"
+
+
+def copy_comparison(page: Path, script: Path) -> None:
+    """Copy the page and pictures of a comparison beside the script that made it, under its name.
+
+    Args:
+        page: what `write_comparison` returned.
+        script: the script.
+    """
+    text = page.read_text()
+    for picture in sorted(page.parent.glob("*.png")):
+        if f"({picture.name})" in text:
+            name = f"{script.stem}_{picture.name}"
+            shutil.copyfile(picture, script.with_name(name))
+            text = text.replace(f"({picture.name})", f"({name})")
+    heading, _, rest = text.partition("\n")
+    written = f"Written by `benchmarks/{script.name}`, which says what is compared."
+    script.with_suffix(".md").write_text(f"{heading}\n\n{written}\n{rest}")

@@ -38,6 +38,7 @@ MAY_IMPORT |= {
 for beside in ("presets", "selection", "embedding"):
     MAY_IMPORT[beside] = {beside, "benchmarks"} | (set(ORDER) - {"strategies"})
 MAY_IMPORT["checkpointing"] = {"checkpointing", "logging", "metrics"} | set(ORDER)
+MAY_IMPORT["comparison"] = {"comparison", "checkpointing", "benchmarks", "logging", "metrics"} | set(ORDER)
 MAY_IMPORT["models"] |= {"_version"}
 MAY_IMPORT["sources"] |= {"world"}
 ANYTHING = {"testing"}

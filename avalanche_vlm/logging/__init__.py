@@ -10,7 +10,7 @@ from avalanche_vlm.logging.forgetting_plots import plot_forgetting_per_class
 from avalanche_vlm.logging.matrix_plots import plot_accuracy_matrices, plot_accuracy_matrix
 from avalanche_vlm.logging.provenance import provenance, read_runs, write_run
 from avalanche_vlm.logging.result_row import ResultRow
-from avalanche_vlm.logging.results import matrix_rows, result_matrix, result_rows
+from avalanche_vlm.logging.results import final_values, matrix_rows, result_matrix, result_rows
 from avalanche_vlm.logging.results_file import read_results, write_results
 from avalanche_vlm.logging.results_logger import ResultsLogger
 from avalanche_vlm.logging.seeds import plot_seeds, seed_table
@@ -18,6 +18,7 @@ from avalanche_vlm.logging.table import (
     CLASS_INCREMENTAL_COLUMNS,
     MTIL_COLUMNS,
     TableColumn,
+    mean_text,
     results_table,
     table_text,
 )
@@ -29,7 +30,9 @@ __all__ = [
     "ResultsLogger",
     "TableColumn",
     "anchor_table",
+    "final_values",
     "matrix_rows",
+    "mean_text",
     "plot_accuracy_matrices",
     "plot_accuracy_matrix",
     "plot_accuracy_over_experiences",

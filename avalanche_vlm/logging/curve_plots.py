@@ -19,6 +19,7 @@ from avalanche_vlm.logging.result_row import Results
 # too light for lines and text on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ((6.0, 3.0), (1.5, 1.5), (6.0, 2.0, 1.5, 2.0))
+MOST_BANDS = 8  # more of them hide each other
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 
 
@@ -31,8 +32,8 @@ def plot_accuracy_over_experiences(
 ) -> Figure:
     """Draw the mean accuracy over the experiences seen so far, one line a method, in percent.
 
-    Over several seeds the line is the mean, in a band of one standard deviation. A method measured
-    only once, such as joint training or zero-shot, is a dashed horizontal line.
+    Over several seeds the line is the mean, in a band of one standard deviation if there are at most eight
+    methods. A method measured only once, such as joint training or zero-shot, is a dashed horizontal line.
 
     Args:
         results: path of a file of results, or rows.
@@ -44,7 +45,7 @@ def plot_accuracy_over_experiences(
         ValueError: there is no such label space, benchmark or stream among the results.
     """
     matrices = percent_matrices(results, space, benchmark, stream)
-    figure = new_figure(7.2, 4.2)
+    figure = new_figure(7.2, max(4.2, 0.27 * len(matrices)))
     axes = figure.add_subplot()
     last = max(stack.shape[2] for stack in matrices.values())
     labels: list[tuple[float, str, str]] = []
@@ -53,7 +54,8 @@ def plot_accuracy_over_experiences(
         means = _means_so_far(stack)
         if means.mean(dim=0).isfinite().sum() > 1 or last == 1:
             colour = COLOURS[curves % len(COLOURS)]
-            end = _draw_curve(axes, means, colour, MARKERS[curves % len(MARKERS)])
+            marker = MARKERS[curves % len(MARKERS)]
+            end = _draw_curve(axes, means, colour, marker, band=len(matrices) <= MOST_BANDS)
             curves += 1
         else:
             colour = GREY
@@ -81,11 +83,11 @@ def _means_so_far(stack: Tensor) -> Tensor:
     return torch.where(seen, stack[:, 1:], 0.0).sum(dim=2) / seen.sum(dim=1)
 
 
-def _draw_curve(axes: Axes, means: Tensor, colour: str, marker: str) -> float:
+def _draw_curve(axes: Axes, means: Tensor, colour: str, marker: str, *, band: bool) -> float:
     """Draw one method over the experiences and return where it ends."""
     measured = means.mean(dim=0).isfinite().nonzero().flatten()
     steps, values = (measured + 1).tolist(), means[:, measured].mean(dim=0)
-    if len(means) > 1:
+    if len(means) > 1 and band:
         spread = means[:, measured].std(dim=0)
         low, high = (values - spread).tolist(), (values + spread).tolist()
         axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
@@ -107,7 +109,7 @@ def _label_ends(axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
     if not labels:
         return
     low, high = axes.get_ylim()
-    gap = 0.056 * (high - low)
+    gap = 0.056 * (high - low) * 4.2 / axes.figure.get_figheight()  # pyright: ignore[reportAttributeAccessIssue]
     ordered = sorted(labels)
     heights = [end for end, _, _ in ordered]
     for _ in range(200):

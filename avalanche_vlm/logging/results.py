@@ -168,6 +168,43 @@ def shown_runs(rows: Sequence[ResultRow]) -> dict[tuple[str, str, int | None], s
     return {(row.method, row.benchmark, row.seed): row.run for row in rows if row.run}
 
 
+def final_values(
+    results: Results, metric: str, *, space: str = "", stream: str | None = None
+) -> dict[tuple[str, str], dict[int | None, float]]:
+    """Return what a metric was at the end of each run, or so far: after the most experiences.
+
+    Args:
+        results: path of a file of results, or rows.
+        metric: the name in the column ``metric``.
+        space: the label space; empty for a metric that has none.
+        stream: name of the evaluated stream; None for any, the last that was written then.
+
+    Returns:
+        ``(benchmark, method) -> seed -> value``, in the order of the results; NaN is left out.
+
+    >>> rows = matrix_rows(torch.tensor([[0.25], [1.0]]), method="naive", space="all", seed=0)
+    >>> final_values(rows, "last_accuracy", space="all")
+    {('', 'naive'): {0: 1.0}}
+    """
+    latest: dict[tuple[str, str], dict[int | None, ResultRow]] = {}
+    for row in as_rows(results):
+        if (row.metric, row.space) != (metric, space) or row.class_name or row.experience is not None:
+            continue
+        if stream is not None and row.stream != stream:
+            continue
+        seeds = latest.setdefault((row.benchmark, row.method), {})
+        if row.seed not in seeds or _after(row) >= _after(seeds[row.seed]):
+            seeds[row.seed] = row
+    return {
+        line: {seed: row.value for seed, row in seeds.items() if row.value == row.value}
+        for line, seeds in latest.items()
+    }
+
+
+def _after(row: ResultRow) -> int:
+    return -1 if row.after_experience is None else row.after_experience
+
+
 def accuracy_rows(results: Results, stream: str) -> list[ResultRow]:
     """Return the entries of all accuracy matrices of a stream; if there are any, it must be one of them."""
     rows = [row for row in as_rows(results) if row.metric == "accuracy" and row.space and not row.class_name]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -15,8 +16,8 @@ from rich.text import Text
 from avalanche_vlm._checks import wrong_value
 from avalanche_vlm.functional.label_space import LabelSpace
 from avalanche_vlm.logging._footnotes import footnotes
-from avalanche_vlm.logging.result_row import ResultRow, Results
-from avalanche_vlm.logging.results import all_rows, as_rows, of_stream
+from avalanche_vlm.logging.result_row import Results
+from avalanche_vlm.logging.results import all_rows, as_rows, final_values, of_stream
 
 UNDEFINED = "–"
 
@@ -92,12 +93,7 @@ def results_table(
         raise wrong_value("columns", "at least one column", "none")
     lines = list(dict.fromkeys((row.benchmark, row.method) for row in rows))
     of_stream([row for row in rows if row.space], stream)
-    places = {(column.metric, column.space) for column in columns}
-    rows = [
-        row
-        for row in rows
-        if (row.metric, row.space) in places and row.stream == stream and not row.class_name
-    ]
+    values = [final_values(rows, column.metric, space=column.space, stream=stream) for column in columns]
     several_benchmarks = len({benchmark for benchmark, _ in lines}) > 1
     # Texts, because rich reads a string as markup: it would swallow the end of "LoRA [r=8]".
     table = Table(
@@ -112,8 +108,7 @@ def results_table(
     for column in columns:
         table.add_column(Text(column.heading), justify="right", no_wrap=True)
     for benchmark, method in lines:
-        own = [row for row in rows if (row.benchmark, row.method) == (benchmark, method)]
-        cells = [_cell(own, column) for column in columns]
+        cells = [mean_text(of_column.get((benchmark, method), {}), scale=100) for of_column in values]
         table.add_row(*([Text(benchmark)] if several_benchmarks else []), Text(method), *cells)
     return table
 
@@ -130,22 +125,22 @@ def table_text(table: Table, *, width: int = 100) -> str:
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
 
 
-def _cell(rows: Sequence[ResultRow], column: TableColumn) -> str:
-    latest: dict[int | None, ResultRow] = {}
-    for row in rows:
-        if row.metric == column.metric and row.space == column.space:
-            other = latest.get(row.seed)
-            if other is None or _after(row) >= _after(other):
-                latest[row.seed] = row
-    values = [100 * row.value for row in latest.values() if row.value == row.value]
-    if not values:
+def mean_text(values: Mapping[Any, float], *, scale: float = 1.0, digits: int = 1) -> str:
+    """Return mean ± standard deviation of the sample of a number for each seed, as text.
+
+    Args:
+        values: seed -> number.
+        scale: factor of what is written, 100 for percent.
+        digits: after the point.
+
+    >>> mean_text({0: 0.5, 1: 0.7}, scale=100), mean_text({0: 0.5}), mean_text({})
+    ('60.0 ± 14.1', '0.5', '–')
+    """
+    numbers = [scale * value for value in values.values()]
+    if not numbers:
         return UNDEFINED
-    mean = f"{statistics.fmean(values):.1f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.1f}"
-
-
-def _after(row: ResultRow) -> int:
-    return -1 if row.after_experience is None else row.after_experience
+    mean = f"{statistics.fmean(numbers):.{digits}f}"
+    return mean if len(numbers) == 1 else f"{mean} ± {statistics.stdev(numbers):.{digits}f}"
 
 
 def _caption(columns: Sequence[TableColumn]) -> str:

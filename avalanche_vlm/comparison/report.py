@@ -1,0 +1,208 @@
+"""Tables and pictures of a comparison."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from avalanche_vlm._checks import check_type, wrong_value
+from avalanche_vlm._files import replacing
+from avalanche_vlm.comparison._one_run import RESULTS, run_folder
+from avalanche_vlm.comparison.outcome import Outcome, outcome_of, read_outcome
+from avalanche_vlm.comparison.overview_plot import plot_overview
+from avalanche_vlm.comparison.paired import paired_difference
+from avalanche_vlm.comparison.run import Run
+from avalanche_vlm.functional.label_space import LabelSpace
+from avalanche_vlm.logging import (
+    CLASS_INCREMENTAL_COLUMNS,
+    MTIL_COLUMNS,
+    ResultRow,
+    TableColumn,
+    final_values,
+    mean_text,
+    plot_accuracy_matrices,
+    plot_accuracy_over_experiences,
+    read_results,
+    save_figure,
+)
+
+_COSTS = (  # heading, metric, units in one of what is written
+    ("Train s", "training_seconds", 1.0),
+    ("Eval s", "evaluation_seconds", 1.0),
+    ("Peak MB", "peak_memory", 1e6),
+    ("Kept KB", "stored_bytes", 1e3),
+)
+_MOST_REASON = 300
+
+
+def write_comparison(
+    runs: Sequence[Run],
+    folder: str | os.PathLike[str],
+    *,
+    columns: Sequence[TableColumn] | None = None,
+    title: str = "Comparison",
+) -> Path:
+    """Write tables and pictures of the runs that a folder has.
+
+    - ``comparison.md``: for each stream a line a method, mean ± standard deviation over seeds; how much less
+      its Last accuracy is than that of the method with the highest mean, paired by seed with a 95 %
+      interval (`paired_difference`; the best is chosen on the same numbers, which flatters it); seconds,
+      the peak of the memory and what the method keeps beside the model (see `avalanche_vlm.metrics`). A run
+      that did not finish is told with its reason.
+    - ``runs.csv``: a line a run, with its outcome.
+    - for each stream pictures of curves, accuracy matrices, and accuracy beside costs.
+
+    Only finished runs count; what others have left in ``results.csv`` stays there.
+
+    Args:
+        runs: those that were given to `compare`, or some of them.
+        folder: likewise.
+        columns: of the tables; None for those of class-incremental or, if the first label space measured
+            is that of data sets, of multi-domain streams. The second one is the Last accuracy that methods
+            are compared by.
+        title: heading of the page.
+
+    Returns:
+        The path of ``comparison.md``.
+
+    Raises:
+        TypeError: an argument has another type.
+        ValueError: there are no runs, or columns without a second.
+    """
+    folder, runs = Path(folder), list(runs)
+    if not runs:
+        raise wrong_value("runs", "at least one run", "none")
+    for run in runs:
+        check_type("runs", run, Run)
+    if columns is not None and len(columns) < 2:
+        raise wrong_value("columns", "at least two, of which methods are compared by the second", columns)
+    outcomes = [read_outcome(run_folder(run, folder)) or outcome_of(run, "not begun") for run in runs]
+    _write_outcomes(folder / "runs.csv", outcomes)
+    results = folder / RESULTS
+    rows = _finished_rows(read_results(results) if results.exists() else [], outcomes)
+    pages = [f"# {title}\n"]
+    for stream in dict.fromkeys(run.stream for run in runs):
+        own = [row for row in rows if row.benchmark == stream]
+        chosen = columns or _columns(own)
+        pages.append(f"## {stream}\n")
+        pages.append(_table(own, [each for each in outcomes if each.stream == stream], chosen))
+        if own:
+            pages.extend(_pictures(own, folder, stream, chosen[1]))
+    path = folder / "comparison.md"
+    with replacing(path) as temporary:
+        temporary.write_text("\n".join(pages))
+    return path
+
+
+def _finished_rows(rows: Sequence[ResultRow], outcomes: Sequence[Outcome]) -> list[ResultRow]:
+    """Return the rows of finished runs, in the order of these, whoever wrote first."""
+    order = {
+        (each.stream, each.method, each.seed): place
+        for place, each in enumerate(outcomes)
+        if each.state == "finished"
+    }
+    kept = [row for row in rows if (row.benchmark, row.method, row.seed) in order]
+    return sorted(kept, key=lambda row: order[row.benchmark, row.method, row.seed or 0])
+
+
+def _columns(rows: Sequence[ResultRow]) -> Sequence[TableColumn]:
+    spaces = [row.space for row in rows if row.space]
+    return MTIL_COLUMNS if spaces[:1] == ["dataset"] else CLASS_INCREMENTAL_COLUMNS
+
+
+def _write_outcomes(path: Path, outcomes: Sequence[Outcome]) -> None:
+    names = [field.name for field in fields(Outcome)]
+    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(names)
+        writer.writerows([getattr(outcome, name) for name in names] for outcome in outcomes)
+
+
+def _table(rows: Sequence[ResultRow], outcomes: Sequence[Outcome], columns: Sequence[TableColumn]) -> str:
+    """Return the table of one stream in Markdown."""
+    accuracies = [_of_stream(rows, column.metric, column.space) for column in columns]
+    costs = [_of_stream(rows, metric, "") for _, metric, _ in _COSTS]
+    compared = accuracies[1]
+    best = max(compared, key=lambda method: statistics.fmean(compared[method].values()), default=None)
+    headings = [
+        "Method",
+        "Seeds",
+        *(column.heading for column in columns),
+        f"{columns[1].heading} less the best's",
+    ]
+    lines = [
+        [*headings, *(heading for heading, _, _ in _COSTS)],
+        ["---", *["--:"] * (len(headings) + len(_COSTS) - 1)],
+    ]
+    for method in dict.fromkeys(outcome.method for outcome in outcomes):
+        own = [outcome for outcome in outcomes if outcome.method == method]
+        count = sum(outcome.state == "finished" for outcome in own)
+        cells = [mean_text(values.get(method, {}), scale=100) for values in accuracies]
+        if method == best:
+            cells[1], distance = f"**{cells[1]}**", "best"
+        elif best is not None and method in compared:
+            distance = paired_difference(compared[method], compared[best]).text(100)
+        else:
+            distance = "–"
+        spent = [
+            mean_text(
+                {None: statistics.fmean(values[method].values()) / unit}, digits=0 if unit == 1e6 else 1
+            )
+            if values.get(method)
+            else "–"
+            for values, (_, _, unit) in zip(costs, _COSTS, strict=True)
+        ]
+        name = method.replace("|", r"\|")
+        lines.append(
+            [name, f"{count}" if count == len(own) else f"{count} of {len(own)}", *cells, distance, *spent]
+        )
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    spaces = "; ".join(f"{column.heading} in {column.space!r}" for column in columns)
+    note = (
+        f"Accuracies in percent, label spaces: {spaces}. Peak: of the process, beyond what it held before "
+        "the model, or of the CUDA device. Kept: what plugins and memories hold beside the model."
+    )
+    return "\n\n".join([table, note, *_unfinished(outcomes)]) + "\n"
+
+
+def _of_stream(
+    rows: Sequence[ResultRow], metric: str, space: LabelSpace | str
+) -> dict[str, Mapping[int | None, float]]:
+    found = final_values(rows, metric, space=space, stream="test" if space else None)
+    return {method: values for (_, method), values in found.items() if values}
+
+
+def _unfinished(outcomes: Sequence[Outcome]) -> list[str]:
+    """Return a list of the runs that did not finish, those of one reason together."""
+    together: dict[tuple[str, str, str], list[int]] = {}
+    for each in outcomes:
+        if each.state != "finished":
+            together.setdefault((each.method, each.state, each.reason), []).append(each.seed)
+    lines = [
+        f"- **{method}**, seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}: {state}"
+        + (f": {reason[:_MOST_REASON]}" if reason else "")
+        for (method, state, reason), seeds in together.items()
+    ]
+    return ["Not finished:\n\n" + "\n".join(lines)] if lines else []
+
+
+def _pictures(rows: Sequence[ResultRow], folder: Path, stream: str, compared: TableColumn) -> list[str]:
+    """Draw the pictures of one stream and return the lines that show them."""
+    spaces = list(dict.fromkeys(row.space for row in rows if row.metric == "accuracy" and row.space))
+    figures = {
+        "overview": plot_overview(rows, compared),
+        "curves": plot_accuracy_over_experiences(rows, space=compared.space),
+        "matrices": plot_accuracy_matrices(rows, space=spaces[-1]),  # pyright: ignore[reportArgumentType]
+    }
+    name = re.sub(r"[^A-Za-z0-9]+", "-", stream).strip("-")
+    lines: list[str] = []
+    for kind, figure in figures.items():
+        path = folder / f"{kind}_{name}.png"
+        save_figure(figure, path)
+        lines.append(f"![{kind} on {stream}]({path.name})\n")
+    return lines

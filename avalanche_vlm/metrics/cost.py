@@ -1,0 +1,119 @@
+"""What a run costs in time and memory, as a metric of the host."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, final
+
+import psutil
+import torch
+from avalanche.evaluation import PluginMetric
+from avalanche.evaluation.metric_results import MetricValue
+
+from avalanche_vlm.metrics.placed_value import PlacedValue
+
+_NAMES = {
+    "training_seconds": "TrainingSeconds",
+    "evaluation_seconds": "EvaluationSeconds",
+    "peak_memory": "PeakMemory",
+}
+
+
+@final
+class CostMetric(PluginMetric[dict[str, float]]):
+    """Seconds of training and of evaluation so far, and the peak of the memory.
+
+    - ``TrainingSeconds``: wall-clock seconds inside ``strategy.train``, from the first callback that metrics
+      get to the last one, with all that plugins do between them; periodic evaluations count here.
+    - ``EvaluationSeconds``: the same of ``strategy.eval``, without them.
+    - ``PeakMemory``: on a CUDA device the most bytes that tensors have held there. On the CPU the peak of
+      the resident memory *of the process* beyond what it held when the metric was made: a fair number
+      where each run has a process of its own, as in `avalanche_vlm.comparison.compare`, and where the
+      metric is made before the model. NaN where the system does not tell (it does on Linux, macOS and
+      Windows).
+
+    `avalanche_vlm.logging.ResultsLogger` writes rows with the metrics ``training_seconds``,
+    ``evaluation_seconds`` and ``peak_memory``. In a run that is resumed the seconds go on from those at the
+    checkpoint: what was lost with the interruption does not count, nor does starting again.
+
+    >>> CostMetric().result()
+    {'training_seconds': 0.0, 'evaluation_seconds': 0.0, 'peak_memory': nan}
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._resident = int(psutil.Process().memory_info().rss)
+        self.reset()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+    def reset(self) -> None:
+        """Forget what was measured."""
+        self._last = {"training_seconds": 0.0, "evaluation_seconds": 0.0, "peak_memory": float("nan")}
+        self._start: float | None = None
+        self._in_training = False
+
+    def result(self) -> dict[str, float]:
+        """Return what was measured so far, by the name of the number."""
+        return dict(self._last)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was measured so far, in plain types."""
+        return self.result()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        self._last = {name: float(state[name]) for name in self._last}
+
+    def before_training(self, strategy: Any) -> None:
+        """Start the clock."""
+        self._start, self._in_training = _now(strategy), True
+
+    def after_training(self, strategy: Any) -> list[MetricValue]:
+        """Count the training and log it."""
+        self._in_training = False
+        return self._count("training_seconds", "train", strategy)
+
+    def before_eval(self, strategy: Any) -> None:
+        """Start the clock, unless it is that of training."""
+        if not self._in_training:
+            self._start = _now(strategy)
+
+    def after_eval(self, strategy: Any) -> list[MetricValue]:
+        """Count the evaluation and log it, unless it is part of training."""
+        return [] if self._in_training else self._count("evaluation_seconds", "test", strategy)
+
+    def _count(self, name: str, stream: str, strategy: Any) -> list[MetricValue]:
+        assert self._start is not None
+        self._last[name] += _now(strategy) - self._start
+        peak, before = self._peak(strategy.device), self._last["peak_memory"]
+        self._last["peak_memory"] = peak if before != before else max(before, peak)
+        step = strategy.clock.train_iterations
+        return [
+            PlacedValue(self, _NAMES[each], self._last[each], step, {"metric": each, "stream": stream})
+            for each in (name, "peak_memory")
+        ]
+
+    def _peak(self, device: torch.device) -> float:
+        if device.type == "cuda":
+            return float(torch.cuda.max_memory_allocated(device))
+        peak = _peak_resident_memory()
+        return float("nan") if peak is None else float(max(peak - self._resident, 0))
+
+
+def _now(strategy: Any) -> float:
+    if strategy.device.type == "cuda":
+        torch.cuda.synchronize(strategy.device)  # what has been asked for is not yet done
+    return time.perf_counter()
+
+
+def _peak_resident_memory() -> int | None:
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource  # not everywhere
+
+    peak = int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    return peak if sys.platform == "darwin" else 1024 * peak
