@@ -30,7 +30,7 @@ MAY_IMPORT |= {
     "__init__": {"_version"},
     "_version": set(),
     "world": {"world", "_checks"},
-    "benchmarks": {"benchmarks", "_checks", "_host", "text", "world"},
+    "benchmarks": {"benchmarks", "_checks", "_host", "functional", "text", "world"},
     "metrics": {"metrics", "_checks", "_host", "functional", "text"},
     "logging": {"logging", "_checks", "_files", "_host", "functional", "text"},
 }
