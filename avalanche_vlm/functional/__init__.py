@@ -48,6 +48,7 @@ from avalanche_vlm.functional.learning_rates import WarmupCosine
 from avalanche_vlm.functional.prototypes import transferred_prototypes
 from avalanche_vlm.functional.seeds import (
     class_mean_cosines,
+    class_means,
     gradient_directions,
     kept_apart,
     largest_cosines,
@@ -81,6 +82,7 @@ __all__ = [
     "backward_transfer",
     "ci_transfer",
     "class_mean_cosines",
+    "class_means",
     "contrastive_distillation",
     "cosine_logits",
     "discriminant_weights",

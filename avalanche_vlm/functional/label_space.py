@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from avalanche_vlm._checks import check_choice, wrong_type, wrong_value
+from avalanche_vlm._checks import check_choice, check_number, wrong_type, wrong_value
 
 LabelSpace = Literal["seen", "all", "experience", "dataset"]
 Reduction = Literal["mean", "sum", "none"]
@@ -94,16 +94,17 @@ def label_space_cross_entropy(
         logits: (B, C), finite, over all named classes.
         targets: int64 (B,), labels in 0..C-1.
         columns: int64 (K,), the class ids of the label space.
-        label_smoothing: mass in [0, 1) spread evenly over S.
+        label_smoothing: mass in [0, 1] spread evenly over S.
         reduction: ``"mean"`` or ``"sum"`` over the batch, or ``"none"``.
 
     Returns:
         A scalar, or (B,) without reduction.
 
     Raises:
-        TypeError: the labels are not whole numbers.
-        ValueError: a label has no column, or an unknown reduction.
+        TypeError: the labels are not whole numbers, or the smoothing is no number.
+        ValueError: a label has no column, smoothing outside [0, 1], or an unknown reduction.
     """
+    check_number("label_smoothing", label_smoothing, at_least=0, at_most=1)
     check_choice("reduction", reduction, get_args(Reduction))
     if targets.is_floating_point():
         raise wrong_type("targets", "int64 class ids (B,)", targets.dtype)

@@ -216,18 +216,33 @@ def variance_shares(
     0.0
     """
     features, seeds = features.double(), seeds.double()
-    means = _class_means(features, feature_labels)
+    means = class_means(features, feature_labels)
     centred = means - means.mean(dim=0)
     _, values, directions = torch.linalg.svd(centred, full_matrices=False)
     relevant = directions[values > 1e-9 * values.max().clamp(min=1e-300)]
     shares: dict[str, float] = {}
     for name, rows, own in (("seeds", seeds, labels), ("features", features, feature_labels)):
         _, positions = own.unique(return_inverse=True)
-        rest = rows - _class_means(rows, own)[positions]
+        rest = rows - class_means(rows, own)[positions]
         inside = (rest @ relevant.T).square().sum(dim=1).mean()
         shares[f"{name}_relevant"] = float(inside)
         shares[f"{name}_irrelevant"] = float((rest.square().sum(dim=1).mean() - inside).clamp(min=0))
     return shares
+
+
+def class_means(features: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean feature (K, D) of each class, by id.
+
+    Args:
+        features: (N, D).
+        labels: int64 (N,).
+
+    >>> class_means(torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([7, 7, 2]))
+    tensor([[5.],
+            [2.]])
+    """
+    means = [features[labels == label].mean(dim=0) for label in labels.unique().tolist()]
+    return torch.stack(means) if means else features.new_empty(0, features.shape[1])
 
 
 def class_mean_cosines(seeds: Tensor, labels: Tensor, features: Tensor, feature_labels: Tensor) -> Tensor:
@@ -239,15 +254,13 @@ def class_mean_cosines(seeds: Tensor, labels: Tensor, features: Tensor, feature_
         features: (N, D).
         feature_labels: int64 (N,).
 
+    Returns:
+        (K,); empty where no class has both.
+
     >>> eye = torch.eye(2)
     >>> class_mean_cosines(eye, torch.tensor([0, 1]), eye, torch.tensor([0, 1]))
     tensor([1., 1.])
     """
-    both = [c for c in labels.unique().tolist() if bool((feature_labels == c).any())]
-    first = torch.stack([seeds[labels == c].mean(dim=0) for c in both])
-    second = torch.stack([features[feature_labels == c].mean(dim=0) for c in both])
-    return F.cosine_similarity(first, second, dim=1)
-
-
-def _class_means(rows: Tensor, labels: Tensor) -> Tensor:
-    return torch.stack([rows[labels == c].mean(dim=0) for c in labels.unique().tolist()])
+    own, real = torch.isin(labels, feature_labels), torch.isin(feature_labels, labels)
+    means = class_means(seeds[own], labels[own])
+    return F.cosine_similarity(means, class_means(features[real], feature_labels[real]), dim=1)

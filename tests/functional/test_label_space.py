@@ -122,6 +122,19 @@ def test_labels_without_a_column_are_named():
         label_space_cross_entropy(logits, torch.tensor([0, 1]), columns, reduction="median")
 
 
+def test_smoothing_is_a_mass():
+    """With all of it spread, the label does not count."""
+    logits, columns = torch.tensor([[1.0, 0.0, -2.0]]), torch.arange(3)
+    losses = {
+        float(label_space_cross_entropy(logits, torch.tensor([label]), columns, label_smoothing=1))
+        for label in range(3)
+    }
+    assert max(losses) - min(losses) < 1e-6
+    for smoothing in (-0.1, 1.1):
+        with pytest.raises(ValueError, match="`label_smoothing` must be a finite number and at least 0"):
+            label_space_cross_entropy(logits, torch.tensor([0]), columns, label_smoothing=smoothing)
+
+
 def test_reductions():
     logits, targets = torch.randn(5, 4), torch.tensor([0, 1, 3, 3, 0])
     each = label_space_cross_entropy(logits, targets, torch.tensor([0, 1]), reduction="none")

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from avalanche_vlm.functional import (
     class_mean_cosines,
+    class_means,
     gradient_directions,
     kept_apart,
     largest_cosines,
@@ -140,3 +141,9 @@ def test_cosines_of_class_means_take_classes_of_both():
     seeds, own = unit(3, 5, seed=1), torch.tensor([7, 7, 1])
     expected = F.cosine_similarity(seeds[:2].mean(0), x[2], dim=0)
     torch.testing.assert_close(class_mean_cosines(seeds, own, x, labels), expected[None])
+
+
+def test_without_a_common_class_there_are_no_cosines_of_means():
+    x = unit(2, 5)
+    assert class_mean_cosines(x, torch.tensor([0, 1]), x, torch.tensor([2, 3])).shape == (0,)
+    assert class_means(x[:0], torch.tensor([], dtype=torch.int64)).shape == (0, 5)
