@@ -85,8 +85,10 @@ def test_seeds_are_kept_apart(sizes, seed, spread):
     x = F.normalize(centres[labels] + spread * unit(len(labels), 96, seed=seed + 1), dim=1).float()
     seeds = torch.cat([x, F.normalize(torch.stack([x[labels == c].mean(0) for c in labels.unique()]), dim=1)])
     found, done = kept_apart(seeds, x, labels, torch.Generator().manual_seed(0))
-    assert bool(done.all())
     torch.testing.assert_close(found.norm(dim=1), torch.ones(len(found)))
+    # With a few classes whose features are more than a right angle apart, no direction may be found.
+    assert bool(done.all()) or bool((largest_cosines(x, labels) <= 0.001).any())
+    found = found[done]
     for i in range(len(x)):
         # The nearest pair of the class of x_i, by a loop; alone with nobody, one half.
         limit = -1.0
@@ -94,7 +96,7 @@ def test_seeds_are_kept_apart(sizes, seed, spread):
             if labels[k] == labels[i]:
                 others = [float(x[k] @ x[j]) for j in range(len(x)) if j != k]
                 limit = max([limit, *others]) if others else 0.5
-        assert float((found @ x[i]).max()) <= max(limit, 0.0) + 1e-4
+        assert not bool((found @ x[i] > max(limit, 0.0) + 1e-4).any())
 
 
 def test_a_seed_that_is_far_enough_stays():
