@@ -4,14 +4,14 @@
 
 20 objects that the small CLIP never saw, in five styles that it never saw, one experience of four objects a
 style, 30 images a class to train on and 10 to test; styles and objects in an order that belongs to the seed.
-Three epochs in batches of 32 by AdamW without weight decay, fresh in each experience. Each method trains what its
-paper trains: LoRA of rank 32 in both towers, of which B trains ("LoRA", SeGP-CL, and Avalanche's methods);
-both towers whole (GIFT, ZSCL, "whole towers"); prompts (CGIL); two adapters (Auto-Seed); nothing (closed form).
-Memories hold five images or seeds a class.
+Three epochs in batches of 32 by AdamW without weight decay, fresh in each experience. Each method trains what
+its paper trains: LoRA of rank 32 in both towers, of which B trains ("LoRA", SeGP-CL, and Avalanche's
+methods); both towers whole (GIFT, ZSCL, "whole towers"); prompts (CGIL); two adapters (Auto-Seed); nothing
+(closed form). Memories hold five images or seeds a class.
 
 Learning rates, or the strengths of EWC, MAS, SI, LwF and DER at a rate of 0.001, are chosen by
-`choose_hyperparameters` on an order that is not reported, with validation images cut from the training images,
-for the Last accuracy. The weights of GIFT, ZSCL and SeGP-CL are those that were chosen for
+`choose_hyperparameters` on an order that is not reported, with validation images cut from the training
+images, for the Last accuracy. The weights of GIFT, ZSCL and SeGP-CL are those that were chosen for
 ``gift_small_world.md`` and ``segp_cl_streams.md``. A combination takes the learning rate of the first of its
 parts. The output folder keeps choices and runs; the same command goes on.
 

@@ -51,8 +51,10 @@ def host_baselines(*, memory_size: int, n_experiences: int) -> dict[str, Strateg
                            memory a batch
     ER-ACE                 ``ER_ACE``, the same
     replay                 ``Replay``: balanced over experiences
-    replay, class-balanced ``Naive``, ``ReplayPlugin``, ``ClassBalancedBuffer``
-    replay, parametric     ``Naive``, ``ReplayPlugin``, ``ParametricBuffer`` by class
+    replay, class-balanced ``Naive``, ``ReplayPlugin``,
+                           ``ClassBalancedBuffer``
+    replay, parametric     ``Naive``, ``ReplayPlugin``,
+                           ``ParametricBuffer`` by class
     cumulative             ``Cumulative``: all data so far
     joint training         ``JointTraining``: all data at once
     ====================== =========================================== ============================
