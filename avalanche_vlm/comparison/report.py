@@ -38,6 +38,7 @@ _COSTS = (  # heading, metric, units in one of what is written
     ("Kept KB", "stored_bytes", 1e3),
 )
 _MOST_REASON = 300
+_MOST_SHARP = 12
 
 
 def write_comparison(
@@ -203,6 +204,8 @@ def _pictures(rows: Sequence[ResultRow], folder: Path, stream: str, compared: Ta
     lines: list[str] = []
     for kind, figure in figures.items():
         path = folder / f"{kind}_{name}.png"
-        save_figure(figure, path)
+        # Matrices of many methods make a large picture, whose numbers are in the file of results too.
+        few = kind != "matrices" or len({row.method for row in rows}) <= _MOST_SHARP
+        save_figure(figure, path, dots_per_inch=150 if few else 75)
         lines.append(f"![{kind} on {stream}]({path.name})\n")
     return lines

@@ -118,6 +118,12 @@ def _label_ends(axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
             if missing > 0:
                 heights[index - 1] -= missing / 2
                 heights[index] += missing / 2
+    # Then into the axes, where there is room for all: from the top down, and up again.
+    if gap * (len(heights) - 1) <= high - low:
+        for index in reversed(range(len(heights))):
+            heights[index] = min(heights[index], high - gap * (len(heights) - 1 - index))
+        for index in range(len(heights)):
+            heights[index] = max(heights[index], low + gap * index)
     for (end, text, colour), height in zip(ordered, heights, strict=True):
         axes.annotate(
             text,

@@ -76,7 +76,7 @@ def plot_accuracy_matrices(
 
 def _panels(matrices: dict[str, Tensor], space: LabelSpace, names: Sequence[str] | None) -> Figure:
     size = max(stack.shape[2] for stack in matrices.values())
-    columns = min(len(matrices), 3)
+    columns = min(len(matrices), 3 if len(matrices) <= 9 else 6)
     lines = math.ceil(len(matrices) / columns)
     edge = min(max(0.4 * size, 2.2), 6.0 if len(matrices) == 1 else 3.6)
     figure = new_figure(columns * (edge + 0.9) + 0.9, lines * (edge * (size + 1) / size + 0.9))
