@@ -136,6 +136,17 @@ def test_every_page_can_be_reached():
         assert f"]({name}.md)" in index
 
 
+def test_every_public_constant_says_what_it_is(extension):
+    bare = [
+        f"{module}.{name}"
+        for module in extension.public_subpackages()
+        for name in extension.public_names(module)
+        if extension._kind(getattr(importlib.import_module(module), name)) == "Constants and types"
+        and not extension._comment(importlib.import_module(module), name)
+    ]
+    assert not bare
+
+
 def test_the_reference_has_every_public_name(extension):
     pages = extension.pages()
     package = Path(avalanche_vlm.__file__).parent

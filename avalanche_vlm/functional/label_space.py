@@ -15,8 +15,10 @@ from torch.nn import functional as F
 
 from avalanche_vlm._checks import check_choice, check_number, wrong_type, wrong_value
 
+#: Which classes compete: those seen so far, all named, those of the experience, those of its data set.
 LabelSpace = Literal["seen", "all", "experience", "dataset"]
 Reduction = Literal["mean", "sum", "none"]
+#: All label spaces; see `LabelSpace`.
 LABEL_SPACES: tuple[LabelSpace, ...] = get_args(LabelSpace)
 
 

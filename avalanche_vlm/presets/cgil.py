@@ -94,6 +94,7 @@ _SETTINGS = {
         CGILSetting("isic", (2,) * 3, learning_rate=0.05, epochs=150, vae_passes=750),
     )
 }
+#: The data sets that `cgil_setting` knows.
 CGIL_DATASETS = tuple(_SETTINGS)
 
 

@@ -16,6 +16,7 @@ from avalanche_vlm.models import OpenCLIPBackbone, ZeroShotHead
 from avalanche_vlm.text import ClassNames, dataset_text
 from avalanche_vlm.text.dataset_name import dataset_name
 
+#: The data sets of MTIL in both published orders.
 MTIL_ORDERS: dict[str, tuple[str, ...]] = {
     "I": (
         "aircraft",

@@ -13,6 +13,7 @@ from avalanche_vlm.text.dataset_name import dataset_name
 
 _N_EXPERIENCES = 10
 _CLASS_COUNTS = {"cifar100": 100, "cub200": 200, "imagenet100": 100, "imagenet_r": 200, "ucf101": 101}
+#: The data sets that `setting_a` knows.
 SETTING_A_DATASETS = tuple(_CLASS_COUNTS)
 
 

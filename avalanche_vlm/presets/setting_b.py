@@ -24,6 +24,7 @@ _STREAMS = {
     "sun397": (300, 30),
     "ucf101": (100, 10),
 }
+#: The data sets that `setting_b` knows.
 SETTING_B_DATASETS = tuple(_STREAMS)
 
 

@@ -25,6 +25,7 @@ from avalanche.training.templates import SupervisedTemplate
 from avalanche_vlm._checks import check_count
 from avalanche_vlm.plugins import GDumbPlugin, LabelSpaceCrossEntropy, SynapticIntelligencePlugin
 
+#: A function of the host's arguments that returns one of its strategies.
 StrategyBuilder = Callable[..., SupervisedTemplate[Any, Any, Any]]
 
 

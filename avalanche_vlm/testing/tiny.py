@@ -11,6 +11,7 @@ from avalanche_vlm.benchmarks import tensor_benchmark
 from avalanche_vlm.models import CLIPClassifier, OpenCLIPBackbone, TextHead
 from avalanche_vlm.models.small_clip import SmallTokenizer
 
+#: The class names of `tiny_benchmark` and `tiny_classifier`.
 TINY_CLASSES = ("cat", "dog", "cow", "fox", "hen", "owl")
 
 

@@ -15,6 +15,7 @@ from avalanche_vlm.text.class_names import ClassNames, ordered
 from avalanche_vlm.text.dataset_name import dataset_name
 from avalanche_vlm.text.template import PromptTemplate, as_templates
 
+#: The data sets that `dataset_text` knows.
 DATASET_TEXTS: tuple[str, ...] = (
     "aircraft",
     "caltech101",

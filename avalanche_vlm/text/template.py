@@ -52,6 +52,7 @@ class PromptTemplate:
         return self.text.split("{}")[1]
 
 
+#: What heads put class names into where no template is given.
 DEFAULT_TEMPLATE = PromptTemplate("a photo of a {}.")
 
 
