@@ -50,12 +50,11 @@ class AdaptedTextHead(TextHead):
         super().__init__()
         check_type("text", text, (TextHead, type(None)))
         check_type("adapter", adapter, (EmbeddingAdapter, type(None)))
-        kind = TextHead if text is None else type(text)
-        plain = kind.logits is TextHead.logits and kind.compare is TextHead.compare
-        if isinstance(text, AdaptedTextHead) or not plain:
-            expected = "a head that compares by cosine, without an adapter of its own"
-            raise wrong_value("text", expected, f"a {kind.__name__}", "Let that head wrap this one.")
         self.text = ZeroShotHead() if text is None else text
+        if isinstance(self.text, AdaptedTextHead) or not self.text.compares_by_cosine:
+            expected = "a head that compares by cosine, without an adapter of its own"
+            got = f"a {type(self.text).__name__}"
+            raise wrong_value("text", expected, got, "Let that head wrap this one.")
         self.adapter = ResidualAdapter() if adapter is None else adapter
 
     def set_classes(self, class_names: ClassNames, backbone: VisionLanguageBackbone) -> None:

@@ -24,9 +24,9 @@ from avalanche_vlm._host import experience_classes
 from avalanche_vlm.models.adapters import EmbeddingAdapter
 from avalanche_vlm.models.backbone import VisionLanguageBackbone
 from avalanche_vlm.models.fingerprint import fingerprint
-from avalanche_vlm.models.heads import TextHead, adds_names
+from avalanche_vlm.models.heads import TextHead, VisualSpace, adds_names
 from avalanche_vlm.models.lora import LoRA, add_lora, set_lora_mode, thaw_lora
-from avalanche_vlm.models.modes import in_eval_mode
+from avalanche_vlm.models.modes import in_eval_mode, is_frozen
 from avalanche_vlm.models.parts import part_config
 from avalanche_vlm.models.zero_shot_head import ZeroShotHead
 from avalanche_vlm.text import ClassNames
@@ -113,7 +113,7 @@ class CLIPClassifier(DynamicModule):
             "Wrap a model name: OpenCLIPBackbone('ViT-B-16', pretrained='openai').",
         )
         check_type("head", head, (TextHead, type(None)))
-        if any(parameter.requires_grad for parameter in backbone.parameters()):
+        if not is_frozen(backbone):
             raise wrong_value(
                 "backbone",
                 "one in which nothing trains yet",
@@ -293,6 +293,25 @@ class CLIPClassifier(DynamicModule):
         """Return embeddings (B, D) as the head sees them, behind the image adapter if there is one."""
         return embeddings if self.image_adapter is None else self.image_adapter(embeddings)
 
+    def visual_features(self, x: Tensor, space: VisualSpace = "embedding") -> Tensor:
+        """Return visual features (B, D') of images (B, 3, H, W) or embeddings (B, D).
+
+        Args:
+            x: images or embeddings.
+            space: ``"embedding"``, un-normalised and as the head sees them, behind the image adapter if
+                there is one; ``"raw"``, before the projection into the embedding space.
+
+        Raises:
+            TypeError: ``x`` is not a float tensor.
+            ValueError: ``x`` has a wrong shape, or raw features of embeddings are asked for.
+        """
+        if space == "embedding":
+            return self.adapted(self.encode(x))
+        raw = self.encode_with_raw(x)[1]
+        if raw is None:
+            raise wrong_value("x", "images, because raw visual features are asked for", "embeddings")
+        return raw
+
     def similarities(self, x: Tensor) -> Tensor:
         r"""Return :math:`s \cos(f_I(x), w_c) + b`, (B, C), whatever else the head takes into its logits.
 
@@ -302,8 +321,8 @@ class CLIPClassifier(DynamicModule):
         Raises:
             RuntimeError: the head makes its class weights of each image, so that there are none to compare.
         """
-        text, embeddings = self.head.text_part, self.adapted(self.encode(x))
-        return text.compare(self.backbone, embeddings, text(self.backbone))
+        text = self.head.text_part
+        return text.compare(self.backbone, self.visual_features(x), text(self.backbone))
 
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True

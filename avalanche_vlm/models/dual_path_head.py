@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -12,12 +12,11 @@ from typing_extensions import Self
 from avalanche_vlm._checks import check_choice, check_number, check_type, wrong_type, wrong_value
 from avalanche_vlm.functional.discriminant import fused_logits
 from avalanche_vlm.models.backbone import VisionLanguageBackbone
-from avalanche_vlm.models.heads import TextHead, adds_names
+from avalanche_vlm.models.heads import TextHead, VisualSpace, adds_names
 from avalanche_vlm.models.parts import part_config, part_from_config
 from avalanche_vlm.models.zero_shot_head import ZeroShotHead
 from avalanche_vlm.text import ClassNames, PromptTemplate
 
-VisualSpace = Literal["raw", "embedding"]
 VISUAL_SPACES: tuple[VisualSpace, ...] = get_args(VisualSpace)
 
 
@@ -128,6 +127,10 @@ class DualPathHead(TextHead):
                 "Use DualPathHead(visual_space='embedding') for a stream of embeddings.",
             )
         return raw
+
+    def visual_prototypes(self, backbone: VisionLanguageBackbone, class_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the prototypes (K, D') of classes (K,), and which have one, bool (K,)."""
+        return self.prototypes[class_ids], self.counts[class_ids] > 0
 
     @torch.no_grad()
     def update(self, features: Tensor, labels: Tensor) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Generator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from avalanche.models import DynamicModule
@@ -17,6 +17,7 @@ from avalanche_vlm._checks import wrong_value
 from avalanche_vlm.models.backbone import VisionLanguageBackbone
 from avalanche_vlm.text import ClassNames, PromptTemplate
 
+VisualSpace = Literal["raw", "embedding"]  # before the projection into the embedding space, or behind it
 TEXTS_AT_ONCE = 256  # bounds the memory of encoding without gradient
 
 
@@ -119,6 +120,15 @@ class TextHead(DynamicModule, ABC):
         return False
 
     @property
+    def compares_by_cosine(self) -> bool:
+        """Whether logits are the scaled cosines with this head's class weights, and nothing else.
+
+        Then logits of some classes are those that `compare` makes of their weights alone. A subclass with
+        `logits` or `compare` of its own is taken to do something else unless it overrides this.
+        """
+        return type(self).logits is TextHead.logits and type(self).compare is TextHead.compare
+
+    @property
     def depends_on_mode(self) -> bool:
         """Whether the weights are others in training mode, those of heads inside this one aside."""
         return False
@@ -148,6 +158,28 @@ class TextHead(DynamicModule, ABC):
     ) -> Tensor:
         """Return `logits` where raw visual features (B, D_raw) are at hand; None where they are not."""
         return self.logits(backbone, embeddings)
+
+    def visual_features(self, embeddings: Tensor, raw: Tensor | None) -> Tensor:
+        """Return the features (B, D') of images that `visual_prototypes` are compared with.
+
+        Args:
+            embeddings: un-normalised (B, D), behind the image adapter if there is one.
+            raw: raw visual features (B, D_raw), needed where `reads_raw_features`; None without such.
+        """
+        return embeddings
+
+    def visual_prototypes(self, backbone: VisionLanguageBackbone, class_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Return visual prototypes of classes, and which of them there are; most heads keep none.
+
+        Args:
+            backbone: of the model.
+            class_ids: int64 (K,).
+
+        Returns:
+            Prototypes (K, D'), zeros for classes without one, and bool (K,), which classes have one.
+        """
+        none = torch.zeros(len(class_ids), backbone.embed_dim, device=class_ids.device)
+        return none, torch.zeros(len(class_ids), dtype=torch.bool, device=class_ids.device)
 
     def frozen_text(self, backbone: VisionLanguageBackbone, class_ids: Tensor) -> Tensor:
         """Return the text features (K, D) of classes before an adapter of text, if the head has one."""

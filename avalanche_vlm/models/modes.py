@@ -1,4 +1,4 @@
-"""A model in eval mode for a while."""
+"""What state the modules of a model are in: whether anything in them trains, and eval mode for a while."""
 
 from __future__ import annotations
 
@@ -24,3 +24,12 @@ def in_eval_mode(model: nn.Module, *, unless: Callable[[nn.Module], bool] | None
     finally:
         for module in training:
             module.training = True
+
+
+def is_frozen(module: nn.Module | None) -> bool:
+    """Return whether nothing in a module trains, so that what it says stays the same.
+
+    Args:
+        module: a tower, an adapter, a model; None, for one that is not there, is frozen.
+    """
+    return module is None or not any(parameter.requires_grad for parameter in module.parameters())

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from avalanche_vlm._checks import check_number, check_type, wrong_value
 from avalanche_vlm.models.classifier import CLIPClassifier
 from avalanche_vlm.models.heads import TextHead
-from avalanche_vlm.models.modes import in_eval_mode
+from avalanche_vlm.models.modes import in_eval_mode, is_frozen
+from avalanche_vlm.models.required_classifier import required_classifier
 
 
 @final
@@ -51,8 +52,7 @@ class WeightSnapshot:
         Raises:
             TypeError: the model is no `CLIPClassifier`.
         """
-        check_type("strategy.model", strategy.model, CLIPClassifier)
-        live = _tensors(strategy.model)
+        live = _tensors(required_classifier(strategy.model, "whose weights are kept"))
         reference = _shared.get(strategy)
         found = None if reference is None else reference()
         # By value: an experience may have been interrupted, or weights loaded, since it was taken.
@@ -128,6 +128,6 @@ def _tensors(model: CLIPClassifier) -> dict[str, Tensor]:
         # Running statistics change with the tower that they belong to, and nothing else that is no parameter.
         if not isinstance(module, nn.modules.batchnorm._BatchNorm):  # pyright: ignore[reportPrivateUsage]
             continue
-        if any(parameter.requires_grad for parameter in module.parameters()):
+        if not is_frozen(module):
             tensors |= dict(module.named_buffers(prefix=name))
     return tensors

@@ -350,3 +350,21 @@ def test_a_deep_copy_is_independent():
         for parameter in other.parameters():
             parameter.zero_()
         assert torch.equal(model(images), expected)
+
+
+@torch.no_grad()
+def test_visual_features_are_what_the_head_sees_or_what_lies_before_the_projection():
+    adapter = ResidualAdapter()
+    model = tiny_classifier(image_adapter=adapter).eval()
+    adapter.bottleneck[-1].weight.fill_(0.1)
+    images, _ = tiny_images(per_class=1)
+    embeddings = model.encode(images)
+    seen = model.visual_features(images)
+    assert torch.equal(seen, adapter(embeddings))
+    assert not torch.allclose(seen, embeddings)
+    assert torch.equal(model.visual_features(embeddings), seen)
+    raw = model.visual_features(images, "raw")
+    assert torch.equal(raw, model.encode_with_raw(images)[1])
+    torch.testing.assert_close(model.backbone.project_image(raw), embeddings)
+    with pytest.raises(ValueError, match="`x` must be images, because raw visual features"):
+        model.visual_features(embeddings, "raw")

@@ -570,3 +570,21 @@ def test_a_step_of_three_terms_passes_the_text_tower_once(arguments, passes, mon
         torch.testing.assert_close(value, snapshot(apart)[name], atol=1e-6, rtol=1e-4)
     farthest = max(float((p.detach() - start[name]).abs().max()) for name, p in model.named_parameters())
     assert farthest > 1e-3
+
+
+@pytest.mark.parametrize("space", SPACES)
+@torch.no_grad()
+def test_any_head_can_be_asked_for_prototypes_and_the_features_to_compare_them_with(space):
+    model, ids = with_prototypes(DualPathHead(visual_space=space)).eval(), torch.tensor([5, 1, 0])
+    prototypes, there = model.head.visual_prototypes(model.backbone, ids)
+    assert torch.equal(prototypes, model.head.prototypes[ids])
+    assert there.tolist() == [True, False, True]
+    embeddings, raw = model.encode_with_raw(X)
+    features = model.head.visual_features(embeddings, raw)
+    assert features is (raw if space == "raw" else embeddings)
+    plain = tiny_classifier().eval()
+    prototypes, there = plain.head.visual_prototypes(plain.backbone, ids)
+    assert prototypes.shape == (3, plain.backbone.embed_dim)
+    assert not prototypes.any()
+    assert there.tolist() == [False, False, False]
+    assert plain.head.visual_features(embeddings, raw) is embeddings

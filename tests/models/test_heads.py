@@ -6,13 +6,17 @@ import torch
 from torch.nn import functional as F
 
 from avalanche_vlm.models import (
+    AdaptedTextHead,
     CLIPClassifier,
     CosineHead,
+    DualPathHead,
     EmbeddingBackbone,
     GaussianDiscriminantHead,
     HybridPromptHead,
+    ImageConditionedPromptHead,
     LearnedContextHead,
     LearnedVectors,
+    LinearHead,
     TextFeatureHead,
     UnnormalisedZeroShotHead,
     ZeroShotHead,
@@ -452,3 +456,51 @@ def test_other_names_start_afresh(make):
 def test_a_context_longer_than_the_model_is_refused():
     with pytest.raises(ValueError, match="context"):
         LearnedContextHead(context_length=100).set_classes(NAMES, TinyBackbone())
+
+
+BY_COSINE = (ZeroShotHead, lambda: LearnedContextHead(context_length=2), AdaptedTextHead)
+OTHERWISE = (
+    UnnormalisedZeroShotHead,
+    HybridPromptHead,
+    ImageConditionedPromptHead,
+    GaussianDiscriminantHead,
+    DualPathHead,
+)
+
+
+def test_a_head_says_whether_it_compares_by_cosine():
+    assert all(make().compares_by_cosine for make in BY_COSINE)
+    assert not any(make().compares_by_cosine for make in OTHERWISE)
+    initial = TextFeatureHead(torch.eye(3))
+    assert initial.compares_by_cosine
+    assert CosineHead(initial).compares_by_cosine
+    assert not LinearHead(initial).compares_by_cosine
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("make", BY_COSINE)
+def test_a_head_that_compares_by_cosine_makes_logits_of_some_classes_by_their_weights_alone(make):
+    model, some = tiny_classifier(make()), torch.tensor([4, 1])
+    images, _ = tiny_images(per_class=1)
+    embeddings = model.encode(images)
+    some_logits = model.head.compare(model.backbone, embeddings, model.head(model.backbone, some))
+    torch.testing.assert_close(some_logits, model(images)[:, some])
+
+
+def test_a_head_of_somebody_else_compares_otherwise_unless_it_says_so():
+    class Shifted(ZeroShotHead):
+        def compare(self, backbone, embeddings, weights):
+            return super().compare(backbone, embeddings, weights) + 1
+
+    class Checked(ZeroShotHead):
+        compares_by_cosine = True
+
+        def logits(self, backbone, embeddings):
+            assert embeddings.ndim == 2
+            return super().logits(backbone, embeddings)
+
+    assert not Shifted().compares_by_cosine
+    assert Checked().compares_by_cosine
+    AdaptedTextHead(Checked())
+    with pytest.raises(ValueError, match="`text` must be a head that compares by cosine.*Shifted"):
+        AdaptedTextHead(Shifted())
