@@ -83,6 +83,7 @@ class KnownDataset:
         return isinstance(self.read, InMemoryImages)
 
 
+#: The data sets that `known_benchmark` reads, by name, with how each is read and where to get it.
 KNOWN_DATASETS: dict[str, KnownDataset] = {
     "aircraft": KnownDataset(
         OfficialSplits(FGVCAircraft),

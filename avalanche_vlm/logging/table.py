@@ -37,6 +37,7 @@ class TableColumn:
     space: LabelSpace
 
 
+#: Columns of a class-incremental table: among the classes seen, and transfer among all.
 CLASS_INCREMENTAL_COLUMNS = (
     TableColumn("Average", "average_incremental_accuracy", "seen"),
     TableColumn("Last", "last_accuracy", "seen"),
@@ -45,6 +46,7 @@ CLASS_INCREMENTAL_COLUMNS = (
     TableColumn("Transfer", "ci_transfer", "all"),
 )
 
+#: Columns of a table over several data sets, each scored among its own classes.
 MTIL_COLUMNS = (
     TableColumn("Average", "average_accuracy", "dataset"),
     TableColumn("Last", "last_accuracy", "dataset"),

@@ -8,6 +8,7 @@ from avalanche_vlm._checks import check_choice, check_type
 from avalanche_vlm.world.objects import WorldObject
 from avalanche_vlm.world.styles import STYLES
 
+#: The sentence about a picture of each style.
 STYLE_TEMPLATES: dict[str, str] = {
     "photo": "a photo of a {}.",
     "sketch": "a sketch of a {}.",

@@ -15,6 +15,7 @@ from avalanche_vlm._checks import check_choice, check_count, check_type, wrong_v
 from avalanche_vlm.world.render import IMAGE_SIZE
 from avalanche_vlm.world.styles import STYLE_FUNCTIONS, STYLES
 
+#: The class names of digits.
 DIGIT_WORDS: tuple[str, ...] = (
     "zero",
     "one",

@@ -7,6 +7,7 @@ from itertools import product
 
 from avalanche_vlm._checks import check_choice, close_names, wrong_type, wrong_value
 
+#: The shapes of objects.
 SHAPES: tuple[str, ...] = (
     "circle",
     "square",
@@ -21,7 +22,9 @@ SHAPES: tuple[str, ...] = (
     "hourglass",
     "bolt",
 )
+#: The colours of objects.
 COLORS: tuple[str, ...] = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
+#: The textures of objects.
 TEXTURES: tuple[str, ...] = ("plain", "striped", "dotted", "checkered")
 
 
@@ -94,8 +97,10 @@ def _is_held_out(world_object: WorldObject) -> bool:
     return sum(indices) % 6 == 0
 
 
+#: The objects that the small CLIP never saw.
 HELD_OUT: tuple[WorldObject, ...] = tuple(each for each in all_objects() if _is_held_out(each))
 """The 64 objects that the small CLIP never saw in training."""
 
+#: The objects that the small CLIP was trained on.
 TRAINED: tuple[WorldObject, ...] = tuple(each for each in all_objects() if not _is_held_out(each))
 """The 320 objects that the small CLIP was trained on."""

@@ -13,6 +13,7 @@ from avalanche_vlm.world.objects import WorldObject
 from avalanche_vlm.world.shapes import SHAPE_FUNCTIONS, TEXTURE_FUNCTIONS, PlaneFunction
 from avalanche_vlm.world.styles import STYLE_FUNCTIONS, STYLES
 
+#: Height and width of a picture, in pixels.
 IMAGE_SIZE = 32
 
 _RGB = {

@@ -104,5 +104,7 @@ STYLE_FUNCTIONS: dict[str, StyleFunction] = {
     "rain": rain,
     "fog": fog,
 }
+#: The styles that pictures can be drawn in.
 STYLES: tuple[str, ...] = tuple(STYLE_FUNCTIONS)
+#: The styles that the small CLIP was trained on.
 TRAINING_STYLES: tuple[str, ...] = ("photo",)
