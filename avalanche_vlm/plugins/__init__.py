@@ -11,6 +11,7 @@ from avalanche_vlm.plugins.generative_latent_replay import (
     PastGenerativeLatentReplayPlugin,
 )
 from avalanche_vlm.plugins.label_space_cross_entropy import LabelSpaceCrossEntropy
+from avalanche_vlm.plugins.learning_rates import LearningRatesPlugin
 from avalanche_vlm.plugins.prototypes import PrototypePlugin, PrototypeTransferPlugin
 from avalanche_vlm.plugins.regularizer import RegularizerPlugin
 from avalanche_vlm.plugins.synaptic_intelligence import SynapticIntelligencePlugin
@@ -30,6 +31,7 @@ __all__ = [
     "GaussianDiscriminantPlugin",
     "GenerativeLatentReplayPlugin",
     "LabelSpaceCrossEntropy",
+    "LearningRatesPlugin",
     "PastGenerativeLatentReplayPlugin",
     "PrototypePlugin",
     "PrototypeTransferPlugin",

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, final
 
 from avalanche.core import SupervisedPlugin
 from torch.optim import AdamW
 
-from avalanche_vlm._checks import wrong_value
 from avalanche_vlm.functional import WarmupCosine
 from avalanche_vlm.models import CLIPClassifier, VisionLanguageBackbone
+from avalanche_vlm.plugins import LearningRatesPlugin
 from avalanche_vlm.presets.mtil import MTILSetting
 
 _LEARNING_RATE = 1e-5
@@ -79,40 +78,6 @@ class MTILTraining:
         """Return all attributes as a dictionary that JSON can hold, to be kept beside results."""
         told = {field.name: getattr(self, field.name) for field in fields(self)}
         return told | {"stream": self.stream.describe(), "learning_rates": list(self.learning_rates)}
-
-
-@final
-class LearningRatesPlugin(SupervisedPlugin[Any]):
-    r"""Sets the learning rate of each iteration by the place of the experience in its stream.
-
-    .. math:: \eta_{t, i} = r_t f(i)
-
-    for experience t and its iteration i, both from 0. Nothing is counted here, so there is nothing to
-    resume, and an experience that was interrupted or trained twice does not move what follows.
-
-    Args:
-        learning_rates: r, one for each experience.
-        schedule: f, which begins anew in each experience.
-    """
-
-    def __init__(self, learning_rates: Sequence[float], schedule: WarmupCosine) -> None:
-        super().__init__()
-        self.learning_rates = tuple(learning_rates)
-        self.schedule = schedule
-
-    def before_training_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        """Set the learning rate of all groups of the optimizer."""
-        experience = strategy.experience.current_experience
-        if experience >= len(self.learning_rates):
-            raise wrong_value(
-                "learning_rates",
-                f"one for each experience, so that number {experience} of the stream has one",
-                f"{len(self.learning_rates)} of them",
-                "Train on the stream that the setting is for.",
-            )
-        rate = self.learning_rates[experience] * self.schedule(strategy.clock.train_exp_iterations)
-        for group in strategy.optimizer.param_groups:
-            group["lr"] = rate
 
 
 def mtil_learning_rates(stream: MTILSetting) -> tuple[float, ...]:
