@@ -222,7 +222,7 @@ class AdversarialAnchors(PooledPairs):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over such a state."""
         self.learned.load_state_dict(state["learned"])
-        self._generator.set_state(state["generator"])
+        self._generator.set_state(state["generator"].cpu())
 
 
 def _encoded(model: CLIPClassifier, images: Tensor) -> tuple[Tensor, Tensor]:

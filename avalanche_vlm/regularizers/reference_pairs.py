@@ -130,4 +130,4 @@ class ReferencePairs(ImageTextPairs):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over such a state."""
-        self._generator.set_state(state["generator"])
+        self._generator.set_state(state["generator"].cpu())

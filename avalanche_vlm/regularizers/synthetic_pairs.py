@@ -128,4 +128,4 @@ class SyntheticPairs(PooledPairs):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over such a state."""
         self.prompts.load_state_dict(state["prompts"])
-        self._generator.set_state(state["generator"])
+        self._generator.set_state(state["generator"].cpu())

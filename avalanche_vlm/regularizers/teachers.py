@@ -57,6 +57,8 @@ class InitialTeacher(Teacher):
     def _initial_weights(self, strategy: Any) -> WeightSnapshot:
         if self._initial is None:
             self._initial = WeightSnapshot.shared(strategy).tensors
+        device = strategy.model.backbone.logit_scale.device  # a state may have been read on another
+        self._initial = {name: tensor.to(device) for name, tensor in self._initial.items()}
         # A tensor that has come since (the layer of a growing head) is taught by itself.
         return WeightSnapshot(self._initial)
 

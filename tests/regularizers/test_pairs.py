@@ -9,6 +9,7 @@ import torch
 
 from avalanche_vlm.models import CLIPClassifier, EmbeddingBackbone, TextFeatureHead
 from avalanche_vlm.regularizers import (
+    AdversarialAnchors,
     CrossModalDistillation,
     CurrentPairs,
     HeadTexts,
@@ -33,6 +34,29 @@ def synthetic(**arguments):
 
 def batches(pairs, model, count):
     return [pairs.batch(model, X, Y) for _ in range(count)]
+
+
+class Elsewhere:
+    """A tensor that a checkpoint was read to on another device, where no generator takes it."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+    def cpu(self):
+        return self.tensor
+
+
+@pytest.mark.parametrize(
+    "make",
+    [synthetic, AdversarialAnchors, lambda: ReferencePairs(X, NAMES)],
+    ids=["synthetic", "anchors", "reference"],
+)
+def test_the_state_of_random_numbers_may_lie_on_another_device(make):
+    drawn, pairs = make(), make()
+    torch.rand(3, generator=drawn._generator)
+    state = drawn.state_dict()
+    pairs.load_state_dict({**state, "generator": Elsewhere(state["generator"])})
+    assert torch.equal(pairs._generator.get_state(), state["generator"])
 
 
 @pytest.mark.parametrize("trainable", ["both", "nothing"])

@@ -105,6 +105,32 @@ def test_the_state_is_read_back(name):
     assert not differing(first.weights(agent).tensors, second.weights(agent).tensors)
 
 
+class Elsewhere(torch.Tensor):
+    """Weights that were read to another device, and are of use only where they were asked to."""
+
+    def to(self, device):
+        return self.as_subclass(torch.Tensor).to(device)
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function.__name__ == "lerp":
+            raise RuntimeError("Expected all tensors to be on the same device")
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+
+@pytest.mark.parametrize("kind", [InitialTeacher, InterpolatedTeacher])
+def test_weights_that_were_read_to_another_device_come_to_that_of_the_model(kind):
+    agent = Agent(tiny_classifier(trainable="image"))
+    first, teacher = kind(), kind()
+    first.weights(agent)
+    state = {name: tensor.as_subclass(Elsewhere) for name, tensor in first.state_dict()["initial"].items()}
+    teacher.load_state_dict({"initial": state})
+    moved(agent.model)
+    found = teacher.weights(agent).tensors
+    assert not differing(first.weights(agent).tensors, found)
+    assert {type(tensor) for tensor in found.values()} == {torch.Tensor}
+
+
 def test_the_extremes_of_interpolation():
     agent = Agent(tiny_classifier(trainable="both"))
     teachers = [InterpolatedTeacher(0.0), LastTeacher(), InterpolatedTeacher(1.0), InitialTeacher()]
