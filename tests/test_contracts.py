@@ -19,6 +19,7 @@ import avalanche_vlm.plugins
 import avalanche_vlm.regularizers
 import avalanche_vlm.sources
 import avalanche_vlm.strategies
+from avalanche_vlm.functional import WarmupCosine
 from avalanche_vlm.memory import (
     ClassMeanSeeds,
     GeneratedSeeds,
@@ -72,6 +73,7 @@ from avalanche_vlm.plugins import (
     GDumbPlugin,
     GenerativeLatentReplayPlugin,
     LabelSpaceCrossEntropy,
+    LearningRatesPlugin,
     PastGenerativeLatentReplayPlugin,
     PrototypePlugin,
     PrototypeTransferPlugin,
@@ -359,6 +361,11 @@ COMPONENTS = [
     Component(DriftCompensator, {"probes": 3, "visual_space": "pixels", "temperature": 0}),
     Component(PrototypeTransferPlugin, {"probes": 3, "temperature": 0}),
     Component(LabelSpaceCrossEntropy, {"space": "open", "label_smoothing": 2}),
+    Component(
+        LearningRatesPlugin,
+        {"learning_rates": [-1], "schedule": 3},
+        {"learning_rates": [0.1], "schedule": WarmupCosine(warmup=0, total=2)},
+    ),
     Component(SynapticIntelligencePlugin, {"si_lambda": -1, "eps": 0}, {"si_lambda": 1.0}),
     Component(GDumbPlugin, {"mem_size": 0}),
     *(
@@ -397,7 +404,7 @@ COMPONENTS = [
     Component(
         AutoSeed,
         {"model": nn.Linear(2, 2), "optimizer": 3, "buffer": 3, "replay_weight": -1, "plugins": 3}
-        | {"consistency_weight": -1, "replay_batch_size": 0, "validation_fraction": 1},
+        | {"consistency_weight": -1, "replay_batch_size": 0, "validation_fraction": 1, "seed": -1},
         strategy_arguments(),
     ),
     Component(
@@ -451,6 +458,14 @@ def test_each_wrong_argument_is_named(component):
     valid = {name: value for name, value in component.valid.items() if value is not None}
     accepted = inspect.signature(component.kind).parameters
     check_arguments(component.kind, component.wrong, valid={n: v for n, v in valid.items() if n in accepted})
+
+
+@pytest.mark.parametrize(
+    "component", [c for c in COMPONENTS if "plugins" in c.wrong], ids=lambda c: c.kind.__name__
+)
+def test_a_text_is_no_list_of_plugins(component):
+    valid = {name: value for name, value in component.valid.items() if value is not None}
+    check_arguments(component.kind, {**component.wrong, "plugins": "abc"}, valid=valid)
 
 
 @pytest.mark.parametrize("component", [c for c in COMPONENTS if c.documented], ids=lambda c: c.kind.__name__)

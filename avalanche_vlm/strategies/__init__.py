@@ -7,7 +7,8 @@ from avalanche_vlm.strategies.gaussian_discriminant import GaussianDiscriminant
 from avalanche_vlm.strategies.gift import GIFT
 from avalanche_vlm.strategies.host_baselines import StrategyBuilder, host_baselines
 from avalanche_vlm.strategies.segp_cl import SeGPCL
-from avalanche_vlm.strategies.template import TemplateArguments, VLMTemplate
+from avalanche_vlm.strategies.template import VLMTemplate
+from avalanche_vlm.strategies.template_arguments import TemplateArguments
 from avalanche_vlm.strategies.zero_shot import ZeroShot
 from avalanche_vlm.strategies.zscl import ZSCL
 

@@ -13,7 +13,8 @@ from avalanche_vlm.memory import SeedBuffer
 from avalanche_vlm.models import CLIPClassifier
 from avalanche_vlm.plugins import FeatureReplayPlugin, RegularizerPlugin
 from avalanche_vlm.regularizers import SeedConsistency
-from avalanche_vlm.strategies.template import TemplateArguments, VLMTemplate
+from avalanche_vlm.strategies.template import VLMTemplate
+from avalanche_vlm.strategies.template_arguments import TemplateArguments, check_plugins
 
 
 @final
@@ -36,6 +37,7 @@ class AutoSeed(VLMTemplate):
         consistency_weight: λ_c; 0 leaves the term out.
         replay_batch_size: how many draws a step.
         validation_fraction: see `FeatureReplayPlugin`.
+        seed: of the draws from the memory, and of what is held out; the memory's is that of ``buffer``.
         plugins: further plugins of ours or the host's.
         **template: the host's arguments; ``train_mb_size`` is 128 unless it is given.
 
@@ -66,6 +68,7 @@ class AutoSeed(VLMTemplate):
         consistency_weight: float = 0.0,
         replay_batch_size: int = 128,
         validation_fraction: float = 0.0,
+        seed: int = 0,
         plugins: Sequence[Any] = (),
         **template: Unpack[TemplateArguments],
     ) -> None:
@@ -76,12 +79,16 @@ class AutoSeed(VLMTemplate):
             expected = "0 where replay_weight is 0, with which no memory is kept"
             raise wrong_value("consistency_weight", expected, consistency_weight)
         check_count("replay_batch_size", replay_batch_size)
-        check_type("plugins", plugins, Sequence)
+        check_plugins(plugins)
         memory = SeedBuffer() if buffer is None else buffer
         replay = FeatureReplayPlugin(
-            memory, replay_weight, batch_size=replay_batch_size, validation_fraction=validation_fraction
+            memory,
+            replay_weight,
+            batch_size=replay_batch_size,
+            validation_fraction=validation_fraction,
+            seed=seed,
         )
-        consistency = SeedConsistency(memory, batch_size=replay_batch_size, seed=1)
+        consistency = SeedConsistency(memory, batch_size=replay_batch_size, seed=seed + 1)
         own = [replay, RegularizerPlugin(consistency, consistency_weight)]
         template.setdefault("train_mb_size", 128)
         super().__init__(model=model, optimizer=optimizer, plugins=[*plugins, *own], **template)

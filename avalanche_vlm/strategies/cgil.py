@@ -8,11 +8,11 @@ from typing import Any, final
 from torch.optim import Optimizer
 from typing_extensions import Unpack
 
-from avalanche_vlm._checks import check_type
 from avalanche_vlm.models import CLIPClassifier
 from avalanche_vlm.plugins import GenerativeLatentReplayPlugin
 from avalanche_vlm.sources import LatentGenerator, LowRankGaussian
-from avalanche_vlm.strategies.template import TemplateArguments, VLMTemplate
+from avalanche_vlm.strategies.template import VLMTemplate
+from avalanche_vlm.strategies.template_arguments import TemplateArguments, check_plugins
 
 
 @final
@@ -71,7 +71,7 @@ class CGIL(VLMTemplate):
         plugins: Sequence[Any] = (),
         **template: Unpack[TemplateArguments],
     ) -> None:
-        check_type("plugins", plugins, Sequence)
+        check_plugins(plugins)
         replay = GenerativeLatentReplayPlugin(
             LowRankGaussian(rank=8) if generator is None else generator,
             samples_per_class=samples_per_class,

@@ -9,7 +9,8 @@ from torch.optim import Optimizer
 from typing_extensions import Unpack
 
 from avalanche_vlm.models import CLIPClassifier
-from avalanche_vlm.strategies.template import TemplateArguments, VLMTemplate
+from avalanche_vlm.strategies.template import VLMTemplate
+from avalanche_vlm.strategies.template_arguments import TemplateArguments
 
 
 @final

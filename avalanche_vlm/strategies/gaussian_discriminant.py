@@ -11,7 +11,7 @@ from avalanche_vlm._checks import check_type
 from avalanche_vlm.models import CLIPClassifier
 from avalanche_vlm.plugins import GaussianDiscriminantPlugin
 from avalanche_vlm.plugins.gaussian_discriminant import discriminant_head
-from avalanche_vlm.strategies.template import TemplateArguments
+from avalanche_vlm.strategies.template_arguments import TemplateArguments, check_plugins
 from avalanche_vlm.strategies.zero_shot import Untrained
 
 
@@ -51,5 +51,5 @@ class GaussianDiscriminant(Untrained):
     ) -> None:
         check_type("model", model, CLIPClassifier)
         discriminant_head(model)
-        check_type("plugins", plugins, Sequence)
+        check_plugins(plugins)
         super().__init__(model=model, plugins=[*plugins, GaussianDiscriminantPlugin()], **template)

@@ -8,7 +8,7 @@ from typing import Any, final
 from torch.optim import Optimizer
 from typing_extensions import Unpack
 
-from avalanche_vlm._checks import check_count, check_number, check_type
+from avalanche_vlm._checks import check_count, check_number
 from avalanche_vlm.models import CLIPClassifier
 from avalanche_vlm.plugins import AdaptiveWeightConsolidationPlugin
 from avalanche_vlm.regularizers import (
@@ -20,7 +20,7 @@ from avalanche_vlm.regularizers import (
 )
 from avalanche_vlm.sources import ImageNetPrompts, ImageSource, LearnedClassPrompts, PromptPool, PromptUnion
 from avalanche_vlm.strategies.domain_fine_tuning import DomainFineTuning
-from avalanche_vlm.strategies.template import TemplateArguments
+from avalanche_vlm.strategies.template_arguments import TemplateArguments, check_plugins
 
 
 @final
@@ -85,7 +85,7 @@ class GIFT(DomainFineTuning):
         plugins: Sequence[Any] = (),
         **template: Unpack[TemplateArguments],
     ) -> None:
-        check_type("plugins", plugins, Sequence)
+        check_plugins(plugins)
         check_count("images_per_experience", images_per_experience)
         check_count("image_batch_size", image_batch_size)
         check_number("distillation_weight", distillation_weight, at_least=0)

@@ -18,7 +18,8 @@ from avalanche_vlm.plugins import (
 )
 from avalanche_vlm.plugins.prototypes import prototype_head
 from avalanche_vlm.regularizers import AdversarialAnchors, Teacher, TextGeometry
-from avalanche_vlm.strategies.template import TemplateArguments, VLMTemplate
+from avalanche_vlm.strategies.template import VLMTemplate
+from avalanche_vlm.strategies.template_arguments import TemplateArguments, check_plugins
 
 
 @final
@@ -92,7 +93,7 @@ class SeGPCL(VLMTemplate):
         check_number("distillation_temperature", distillation_temperature, above=0)
         check_number("geometry_temperature", geometry_temperature, above=0)
         check_number("transfer_temperature", transfer_temperature, above=0)
-        check_type("plugins", plugins, Sequence)
+        check_plugins(plugins)
         anchors = AdversarialAnchors() if anchors is None else anchors
         own = [
             AdversarialAnchorDistillationPlugin(

@@ -6,17 +6,16 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple
 
 import torch
-from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.templates.base_sgd import PeriodicEval
 from avalanche.training.templates.common_templates import SupervisedTemplate
-from torch import Tensor, nn
+from torch import Tensor
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from avalanche_vlm._checks import check_choice, check_count, check_type, wrong_type, wrong_value
+from avalanche_vlm._checks import check_choice, check_count, check_type, wrong_value
 from avalanche_vlm._host import experience_classes
 from avalanche_vlm.functional import LABEL_SPACES, LabelSpace
 from avalanche_vlm.models import CLIPClassifier
@@ -24,47 +23,8 @@ from avalanche_vlm.plugins import LabelSpaceCrossEntropy
 from avalanche_vlm.plugins.fast_loader import fast_loader
 from avalanche_vlm.strategies.gradient_step import GradientStep, Precision
 from avalanche_vlm.strategies.resting_text import RestingText
+from avalanche_vlm.strategies.template_arguments import check_plugins
 from avalanche_vlm.strategies.triggers import trigger_of
-
-
-class TemplateArguments(TypedDict, total=False):
-    """The host's own arguments, which every strategy here passes on, and those of `VLMTemplate`.
-
-    Attributes:
-        fast_loading: whether batches are indexed at once where the data are tensors, as
-            `fast_loader` says: the same batches, sooner. False leaves the host's loaders alone.
-        precision: ``"bf16"`` or ``"fp16"`` runs the forward pass and the criterion, in training and
-            evaluation, under torch's autocast. Parameters and gradients stay fp32, and logits are
-            handed on as fp32. With fp16 the loss is scaled; fp16 on the CPU works, and is slow.
-        max_gradient_norm: largest norm of all gradients together, at each step; None for no limit.
-        accumulate_batches: number of batches whose gradients make one step, that of one batch of
-            all their samples. The batches that are left at the end of an epoch make one too.
-        train_iterations: number of iterations (batches) of an experience, whatever its size, in place of
-            ``train_epochs``: epochs follow one another, and the last is cut where the number is reached.
-            Plugins see the cut epoch begin and end, and batches that it leaves over make a step.
-            ``strategy.train_epochs`` is then the number of epochs of the experience at hand.
-        text_space: the classes whose text is encoded anew at each step of training, together with the
-            labels of the batch, where text passes something that trains: a label space, that of the
-            criterion as a rule. The others keep the weights with which the experience began, and give
-            no gradient. A loss over the same space stays as it is, at a part of the time and the
-            memory, but for rounding, which Adam may enlarge; what reads other logits in training, such
-            as LwF, sees weights that rest.
-    """
-
-    criterion: Callable[[Tensor, Tensor], Tensor] | nn.Module
-    train_mb_size: int
-    train_epochs: int
-    eval_mb_size: int
-    device: str | torch.device
-    evaluator: EvaluationPlugin | Callable[[], EvaluationPlugin]
-    eval_every: int
-    peval_mode: str
-    fast_loading: bool
-    precision: Precision
-    max_gradient_norm: float | None
-    accumulate_batches: int
-    train_iterations: int | None
-    text_space: LabelSpace
 
 
 class _ResumePoint(NamedTuple):
@@ -137,8 +97,7 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
     ) -> None:
         check_type("model", model, CLIPClassifier)
         check_type("optimizer", optimizer, Optimizer)
-        if isinstance(plugins, str) or not isinstance(plugins, Sequence):
-            raise wrong_type("plugins", "a list of plugins", plugins)
+        check_plugins(plugins)
         if "train_epochs" in template:
             check_count("train_epochs", template["train_epochs"])
         if train_iterations is not None:

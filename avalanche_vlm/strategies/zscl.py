@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from torch.utils.data import Dataset
 from typing_extensions import Unpack
 
-from avalanche_vlm._checks import check_count, check_number, check_type
+from avalanche_vlm._checks import check_count, check_number
 from avalanche_vlm.models import CLIPClassifier
 from avalanche_vlm.plugins import RegularizerPlugin, WeightEnsemblePlugin
 from avalanche_vlm.regularizers import (
@@ -21,7 +21,7 @@ from avalanche_vlm.regularizers import (
     Teacher,
 )
 from avalanche_vlm.strategies.domain_fine_tuning import DomainFineTuning
-from avalanche_vlm.strategies.template import TemplateArguments
+from avalanche_vlm.strategies.template_arguments import TemplateArguments, check_plugins
 
 
 @final
@@ -83,7 +83,7 @@ class ZSCL(DomainFineTuning):
         plugins: Sequence[Any] = (),
         **template: Unpack[TemplateArguments],
     ) -> None:
-        check_type("plugins", plugins, Sequence)
+        check_plugins(plugins)
         check_count("image_batch_size", image_batch_size)
         check_number("distillation_weight", distillation_weight, at_least=0)
         check_number("penalty_weight", penalty_weight, at_least=0)

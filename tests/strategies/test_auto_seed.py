@@ -205,3 +205,28 @@ def test_beside_the_gaussian_discriminant():
     assert buffer.classes == list(range(6))
     assert all(bool(parameter.isfinite().all()) for parameter in model.parameters())
     assert not all(map(torch.equal, before, model.parameters()))
+
+
+def test_its_seed_is_that_of_both_draws():
+    def ends(seed):
+        model = tiny_classifier(AdaptedTextHead(), image_adapter=ResidualAdapter())
+        return run(
+            AutoSeed(
+                model=model,
+                optimizer=SGD(model.parameters(), lr=0.1),
+                buffer=SeedBuffer(max_size=12, source=KMeansSeeds(2)),
+                consistency_weight=0.5,
+                replay_batch_size=4,
+                seed=seed,
+                evaluator=None,
+            ),
+            EMBEDDED,
+        )
+
+    strategy = AutoSeed(
+        model=(m := tiny_classifier(AdaptedTextHead())), optimizer=SGD(m.parameters(), lr=0.1), seed=6
+    )
+    replay, consistency = (plugin.regularizer for plugin in strategy.plugins[:2])
+    assert [each._generator.initial_seed() for each in (replay, consistency)] == [6, 7]
+    assert not differing(ends(0), ends(0))
+    assert differing(ends(0), ends(1))
