@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from avalanche_vlm._checks import wrong_value
+from avalanche_vlm._files import replacing
 from avalanche_vlm._version import __version__
 from avalanche_vlm.models.adapters import EmbeddingAdapter
 from avalanche_vlm.models.backbone import EmbeddingBackbone, VisionLanguageBackbone
@@ -37,7 +38,7 @@ def save_classifier(model: CLIPClassifier, path: str) -> None:
         ValueError: ``path`` is a file, or holds something else than a saved model.
     """
     target = Path(path)
-    if target.exists() and (not target.is_dir() or set(os.listdir(target)) - {_FILE}):
+    if target.exists() and not (target.is_dir() and all(map(_is_ours, os.listdir(target)))):
         raise wrong_value("path", "a new folder or one with a saved model", f"{path!r} with other files")
     lora = model.trainable if isinstance(model.trainable, LoRA) else None
     config: dict[str, Any] = {
@@ -52,16 +53,17 @@ def save_classifier(model: CLIPClassifier, path: str) -> None:
     }
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     target.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
+    # Names and weights are in one file, so that one replacement exchanges both.
+    with replacing(target / _FILE) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode  # what the user's umask gives; safetensors makes private files
-        # Names and weights are in one file, so that one replacement exchanges both.
         save_file(weights, temporary, metadata={_KEY: json.dumps(config)})
         temporary.chmod(mode)
-        os.replace(temporary, target / _FILE)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+def _is_ours(name: str) -> bool:
+    """Return whether a file of a folder is a saved model, or one that is or was just being written."""
+    return name == _FILE or (name.startswith(f".{_FILE}.") and name.endswith(".tmp"))
 
 
 def load_classifier(

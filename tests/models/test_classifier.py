@@ -1,4 +1,6 @@
 import copy
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -276,6 +278,27 @@ def test_an_interrupted_save_leaves_the_earlier_model(tmp_path, monkeypatch):
     loaded = CLIPClassifier.from_pretrained(str(tmp_path / "model"))
     assert loaded.class_names == first.class_names
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_model_is_written_inside_its_folder_which_may_be_the_current_one(tmp_path, monkeypatch):
+    replaced, replace = [], os.replace
+
+    def noted(source, target):
+        replaced.append((Path(source), Path(target)))
+        replace(source, target)
+
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path / "model")
+    monkeypatch.setattr("os.replace", noted)
+    small().save_pretrained(".")
+    # Of the same folder, and so of the same disk.
+    ((source, target),) = replaced
+    assert source.parent.resolve() == target.parent.resolve() == tmp_path / "model"
+    assert os.listdir(".") == ["model.safetensors"]
+    # What a killed process was writing, and what another process is writing now, is in nobody's way.
+    Path(".model.safetensors.123-abc.tmp").write_bytes(b"half")
+    small().save_pretrained(".")
+    assert CLIPClassifier.from_pretrained(".").class_names == small().class_names
 
 
 def test_a_saved_model_may_be_read_by_whom_the_umask_says(tmp_path):
