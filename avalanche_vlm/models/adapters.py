@@ -12,6 +12,8 @@ from typing_extensions import Self
 from avalanche_vlm._checks import check_count, check_number, wrong_value
 from avalanche_vlm.models.seeded_layers import seeded_linear
 
+_PLACES = "CLIPClassifier(image_adapter=...) or AdaptedTextHead(adapter=...)"
+
 
 class EmbeddingAdapter(nn.Module, ABC):
     """A trainable map of embeddings (B, D) to embeddings (B, D), for `CLIPClassifier`.
@@ -84,7 +86,9 @@ class ResidualAdapter(EmbeddingAdapter):
         """Make the two layers; of a width that they have already, they are left as they are."""
         if self.bottleneck is not None:
             if self._width != embed_dim:
-                raise wrong_value("image_adapter", f"of the backbone's width {embed_dim}", self._width)
+                expected = f"one of the backbone's width {embed_dim}"
+                advice = f"An adapter belongs to one model; make another for {_PLACES}."
+                raise wrong_value("adapter", expected, f"one of width {self._width}", advice)
             return
         self._width = embed_dim
         generator = torch.Generator().manual_seed(self.seed)
@@ -98,7 +102,7 @@ class ResidualAdapter(EmbeddingAdapter):
     def forward(self, embeddings: Tensor) -> Tensor:
         """Map un-normalised embeddings (B, D) to such."""
         if self.bottleneck is None:
-            raise RuntimeError("The adapter has no width yet. Give it to CLIPClassifier(image_adapter=...).")
+            raise RuntimeError(f"The adapter has no width yet. Give it to {_PLACES}.")
         return embeddings + self.ratio * self.bottleneck(embeddings)
 
     def config(self) -> dict[str, Any]:

@@ -146,7 +146,7 @@ class DualPathHead(TextHead):
         """
         self._check(features, labels)
         device, count = self.prototypes.device, len(self.counts)
-        labels, features = labels.to(device), features.to(device, torch.float64)
+        labels, features = labels.to(device, torch.int64), features.to(device, torch.float64)
         counts = self.counts + labels.bincount(minlength=count)
         sums = self.prototypes.double() * self.counts[:, None]
         sums = sums.index_add(0, labels, features)
@@ -158,7 +158,7 @@ class DualPathHead(TextHead):
         names, width = self.names_or_error(), self.prototypes.shape[1]
         if not isinstance(features, Tensor) or not features.is_floating_point():
             raise wrong_type("features", "a float tensor (N, D')", features)
-        if not isinstance(labels, Tensor) or labels.is_floating_point():
+        if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.dtype == torch.bool:
             raise wrong_type("labels", "a tensor (N,) of whole numbers", labels)
         if features.ndim != 2 or features.shape[1] != width or labels.shape != features.shape[:1]:
             got = f"{tuple(features.shape)} and labels {tuple(labels.shape)}"

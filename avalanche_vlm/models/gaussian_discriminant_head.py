@@ -134,8 +134,8 @@ class GaussianDiscriminantHead(TextHead):
             ValueError: a wrong shape, a label without a name, or an embedding that is not finite.
         """
         self._check(embeddings, labels)
-        device = self.sums.device
-        self._add(feature_sums(embeddings.to(device), labels.to(device), len(self.counts)))
+        labels = labels.to(self.sums.device, torch.int64)
+        self._add(feature_sums(embeddings.to(self.sums.device), labels, len(self.counts)))
 
     def merge(self, other: GaussianDiscriminantHead) -> None:
         """Add the samples of another head, which saw others of the same classes.
@@ -146,7 +146,8 @@ class GaussianDiscriminantHead(TextHead):
         """
         check_type("other", other, GaussianDiscriminantHead)
         if other.names_or_error().names != self.names_or_error().names:
-            raise wrong_value("other", "a head with the same class names", f"{len(other.counts)} others")
+            got = f"one with {len(other.counts)} other names"
+            raise wrong_value("other", "a head with the same class names", got)
         device = self.sums.device
         self._add(FeatureSums(*(getattr(other, name).to(device) for name in _SUMS)))
 
@@ -184,9 +185,9 @@ class GaussianDiscriminantHead(TextHead):
         return self.zero_shot.templates_of(dataset)
 
     def _weights(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return classes (K,), weights (K, D) and biases (K,), solved anew when samples have come."""
+        """Return classes (K,), weights (K, D) and biases (K,), solved anew when something has changed."""
         own = [getattr(self, name) for name in _SUMS]
-        state = [(t.data_ptr(), t._version) for t in own]
+        state = [self.ridge, self.prior, *((t.data_ptr(), t._version) for t in own)]
         if self._solved is None or self._solved[0] != state:
             with torch.no_grad():
                 if bool((self.counts > 0).any()):
@@ -202,7 +203,7 @@ class GaussianDiscriminantHead(TextHead):
         names = self.names_or_error()
         if not isinstance(embeddings, Tensor) or not embeddings.is_floating_point():
             raise wrong_type("embeddings", "a float tensor (N, D)", embeddings)
-        if not isinstance(labels, Tensor) or labels.is_floating_point():
+        if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.dtype == torch.bool:
             raise wrong_type("labels", "a tensor (N,) of whole numbers", labels)
         if embeddings.ndim != 2 or embeddings.shape[1] != self.sums.shape[1]:
             raise wrong_value("embeddings", f"of shape (N, {self.sums.shape[1]})", tuple(embeddings.shape))

@@ -57,7 +57,8 @@ def test_an_adapter_works_on_embeddings_alone():
     head, adapter = TextFeatureHead(torch.eye(4)), ResidualAdapter(reduction=8)
     model = CLIPClassifier(EmbeddingBackbone(4), head, class_names=list("abcd"), image_adapter=adapter)
     torch.testing.assert_close(model(torch.eye(4)), 100 * torch.eye(4))
-    with pytest.raises(ValueError, match="image_adapter.*width 5"):
+    sentence = "`adapter` must be one of the backbone's width 5; got one of width 4.*AdaptedTextHead"
+    with pytest.raises(ValueError, match=sentence):
         CLIPClassifier(EmbeddingBackbone(5), image_adapter=adapter)
 
 
@@ -85,7 +86,10 @@ def test_an_adapter_of_somebody_else_is_asked_for(tmp_path):
     assert torch.equal(loaded(images), model(images))
     with pytest.raises(ValueError, match="`ratio`"):
         ResidualAdapter(ratio=0)
-    with pytest.raises(RuntimeError, match="no width yet"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"no width yet.*CLIPClassifier\(image_adapter=...\) or AdaptedTextHead\(adapter=...\)",
+    ):
         ResidualAdapter()(torch.zeros(1, 4))
 
 

@@ -572,6 +572,13 @@ def test_a_step_of_three_terms_passes_the_text_tower_once(arguments, passes, mon
     assert farthest > 1e-3
 
 
+@pytest.mark.parametrize("labels", [torch.tensor([True, False]), torch.tensor([1.0, 0.0]), [1, 0]])
+def test_labels_that_are_no_whole_numbers_are_a_wrong_type(labels):
+    head = with_prototypes().head
+    with pytest.raises(TypeError, match=r"`labels` must be a tensor \(N,\) of whole numbers"):
+        head.update(numbers(2, 16), labels)
+
+
 @pytest.mark.parametrize("space", SPACES)
 @torch.no_grad()
 def test_any_head_can_be_asked_for_prototypes_and_the_features_to_compare_them_with(space):
