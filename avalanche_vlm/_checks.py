@@ -50,6 +50,7 @@ def check_number(
     above: float | None = None,
     at_least: float | None = None,
     at_most: float | None = None,
+    below: float | None = None,
 ) -> None:
     """Raise unless ``value`` is a finite real number within the bounds that are given."""
     if isinstance(value, bool) or not isinstance(value, Real):
@@ -65,6 +66,9 @@ def check_number(
     if at_most is not None:
         bounds.append(f"at most {at_most}")
         inside = inside and float(value) <= at_most
+    if below is not None:
+        bounds.append(f"below {below}")
+        inside = inside and float(value) < below
     if not inside:
         raise wrong_value(argument, " and ".join(["a finite number", *bounds]), value)
 

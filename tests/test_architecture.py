@@ -12,6 +12,7 @@ import avalanche_vlm
 ROOT = Path(avalanche_vlm.__file__).parent
 ORDER = [
     "_checks",
+    "_checked_features",
     "_stateful",
     "_files",
     "_processes",

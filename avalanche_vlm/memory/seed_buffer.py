@@ -12,6 +12,7 @@ from avalanche.training.storage_policy import ExemplarsBuffer
 from torch import Tensor
 from torch.nn import functional as F
 
+from avalanche_vlm._checked_features import check_features
 from avalanche_vlm._checks import check_choice, check_count, check_number, check_type, wrong_value
 from avalanche_vlm._host import DatasetForm, dataset_of_embeddings, eval_loader
 from avalanche_vlm.functional import kept_apart
@@ -19,7 +20,6 @@ from avalanche_vlm.memory._stored_rows import STORED_DTYPES, StoredRows
 from avalanche_vlm.memory.generated_seeds import GeneratedSeeds
 from avalanche_vlm.memory.pruning import RedundancyPruning, SeedPruning
 from avalanche_vlm.memory.seed_source import SeedSource
-from avalanche_vlm.sources._checked_features import check_features
 
 _READ_AT_ONCE = 4096
 _NUMBERS = ("labels", "counts", "spreads", "lengths")

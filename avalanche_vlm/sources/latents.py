@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
+from avalanche_vlm._checked_features import check_features, is_whole
 from avalanche_vlm._checks import check_count, close_names, wrong_type, wrong_value
-from avalanche_vlm.sources._checked_features import check_features, is_whole
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
