@@ -21,6 +21,8 @@ import itertools
 import json
 import logging
 import statistics
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -28,11 +30,11 @@ import numpy as np
 import torch
 from avalanche.training.plugins import EWCPlugin, LwFPlugin, ReplayPlugin
 from matplotlib.figure import Figure
-from rich.progress import track
 from torch.optim import AdamW
 
 from avalanche_vlm import plugins as ours
 from avalanche_vlm import regularizers as terms
+from avalanche_vlm._processes import progress_line
 from avalanche_vlm.benchmarks import small_world_benchmark
 from avalanche_vlm.comparison import Setup, compare, grid
 from avalanche_vlm.embedding import embed
@@ -47,7 +49,7 @@ from avalanche_vlm.sources import (
     RenderedImageSource,
 )
 from avalanche_vlm.strategies import FineTune
-from avalanche_vlm.testing import check_composes
+from avalanche_vlm.testing import composition
 from avalanche_vlm.world import HELD_OUT, TRAINED
 
 IMAGES, EMBEDDINGS = "images", "embeddings"
@@ -146,25 +148,33 @@ def parts_of(name: str) -> tuple[str, ...]:
 
 
 def laws(kind: str, folder: Path) -> dict[str, str]:
-    """Return what is wrong with each pair, or why it refuses; kept in the folder."""
+    """Return what is wrong with each pair in any of its orders; kept in the folder."""
     path = folder / f"laws {kind}.json"
-    found = json.loads(path.read_text()) if path.exists() else {}
-    setup = prepare(0, kind, folder / "cache", few=True)
-    for pair in track([name for name in NAMES if " + " in name], description=f"laws, {kind}"):
-        if pair in found:
-            continue
-        names = parts_of(pair)
-        try:
-            check_composes(
-                lambda chosen, names=names: train_with(setup, None, chosen, names, epochs=1),
-                {name: PARTS[name] for name in names},
-                setup.benchmark,
-            )
-            found[pair] = ""
-        except Exception as error:
-            found[pair] = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        path.write_text(json.dumps(found, indent=1))
-    return found
+    if not path.exists():
+        setup = prepare(0, kind, folder / "cache", few=True)
+        others = {name: make for name, make in PARTS.items() if name != "discriminant"}
+        with progress_line(f"laws, {kind}", 500, "runs") as line:
+
+            def trained_on(head: str) -> Callable[[list], FineTune]:
+                def make_strategy(chosen: list) -> FineTune:
+                    line.advance()
+                    backbone = OpenCLIPBackbone("small-clip", pretrained="small-world")
+                    return train_with(replace(setup, backbone=backbone), None, chosen, (head,), epochs=1)
+
+                return make_strategy
+
+            # One head for all that can be on it: parts that are not there add nothing to it.
+            verdicts = composition(trained_on("prototypes"), others, setup.benchmark)
+            for name, make in others.items():
+                pair = {"discriminant": PARTS["discriminant"], name: make}
+                verdicts |= composition(trained_on("discriminant"), pair, setup.benchmark)
+        found: dict[str, list[str]] = {}
+        for (first, second), verdict in verdicts.items():
+            name = f"{first} + {second}" if f"{first} + {second}" in NAMES else f"{second} + {first}"
+            words = f"refuses: {verdict.refusal}" if verdict.refusal else verdict.broken
+            found.setdefault(name, []).append(words)
+        path.write_text(json.dumps({name: sorted(set(each)) for name, each in found.items()}, indent=1))
+    return {name: "; ".join(filter(None, each)) for name, each in json.loads(path.read_text()).items()}
 
 
 def heat_map(kind: str, last: dict[str, float], broken: dict[str, str]) -> Figure:

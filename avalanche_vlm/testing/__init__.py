@@ -3,6 +3,7 @@
 from avalanche_vlm.testing.generators import check_latent_generator, check_no_features
 from avalanche_vlm.testing.laws import (
     LawBroken,
+    PairVerdict,
     check_arguments,
     check_callbacks,
     check_composes,
@@ -14,6 +15,7 @@ from avalanche_vlm.testing.laws import (
     check_resumable,
     check_seeded,
     check_zero_weight,
+    composition,
 )
 from avalanche_vlm.testing.tiny import (
     TINY_CLASSES,
@@ -27,6 +29,7 @@ from avalanche_vlm.testing.tiny_diffusion import save_tiny_pipeline
 __all__ = [
     "TINY_CLASSES",
     "LawBroken",
+    "PairVerdict",
     "TinyBackbone",
     "check_arguments",
     "check_callbacks",
@@ -41,6 +44,7 @@ __all__ = [
     "check_resumable",
     "check_seeded",
     "check_zero_weight",
+    "composition",
     "save_tiny_pipeline",
     "tiny_benchmark",
     "tiny_classifier",
