@@ -198,7 +198,8 @@ class SeedBuffer(ExemplarsBuffer):
         """
         check_count("count", count)
         if len(self) == 0:
-            raise wrong_value("count", "0 as long as the memory has no seeds", count)
+            advice = "Train an experience first."
+            raise wrong_value("count", "drawn from a memory that has seeds", "one without", advice)
         _, positions = self.labels.unique(return_inverse=True)
         totals = torch.zeros(int(positions.max()) + 1).index_add_(0, positions, self.counts)
         rows = torch.multinomial(
@@ -385,6 +386,7 @@ class SeedBuffer(ExemplarsBuffer):
                 stacklevel=4,
             )
         visual, kept = self._visual.rows(), []
+        self.counts = self.counts.clone()  # a state taken before holds the old ones
         for position, label in enumerate(arrived):
             rows = (self.labels == label).nonzero().flatten()
             share = max((self.max_size - position + len(arrived) - 1) // len(arrived), 0)

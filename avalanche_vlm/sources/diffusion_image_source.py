@@ -23,8 +23,8 @@ from avalanche_vlm._checks import (
     wrong_value,
 )
 from avalanche_vlm.sources.image_source import GeneratedImages, ImageSource
+from avalanche_vlm.sources.latents import FLOAT_DTYPES
 
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _DEFAULTS: dict[str, Any] = {
     "num_inference_steps": 50,
     "guidance_scale": 7.5,
@@ -104,7 +104,7 @@ class DiffusionImageSource(ImageSource):
         check_count("steps", steps)
         check_number("guidance_scale", guidance_scale, at_least=0)
         check_type("scheduler", scheduler, (str, type(None)))
-        check_choice("dtype", dtype, tuple(_DTYPES))
+        check_choice("dtype", dtype, tuple(FLOAT_DTYPES))
         for name, size in (("height", height), ("width", width)):
             if size is not None:
                 check_count(name, size)
@@ -218,7 +218,7 @@ class DiffusionImageSource(ImageSource):
         if isinstance(self.pipeline, Path) and not self.pipeline.is_dir():
             raise wrong_value("pipeline", "a folder that exists, or a name", repr(str(self.pipeline)))
         scheduler = None if self.scheduler is None else _scheduler_class(diffusers, self.scheduler)
-        dtype = _DTYPES[self.dtype]
+        dtype = FLOAT_DTYPES[self.dtype]
         with _without_progress_bars(diffusers):
             loaded: Any = diffusers.DiffusionPipeline.from_pretrained(
                 str(self.pipeline), dtype=dtype, revision=self.revision

@@ -12,9 +12,9 @@ from torch import Tensor
 from typing_extensions import Self
 
 from avalanche_vlm._checked_features import check_features, is_whole
-from avalanche_vlm._checks import check_count, close_names, wrong_type, wrong_value
+from avalanche_vlm._checks import check_choice, check_count, close_names, wrong_type, wrong_value
 
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+FLOAT_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class LatentGenerator(ABC):
@@ -51,8 +51,7 @@ class LatentGenerator(ABC):
     shared: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, *, dtype: str = "float32", seed: int = 0) -> None:
-        if dtype not in _DTYPES:
-            raise wrong_value("dtype", f"one of {', '.join(map(repr, _DTYPES))}", repr(dtype))
+        check_choice("dtype", dtype, tuple(FLOAT_DTYPES))
         check_count("seed", seed, at_least=0)
         self.dtype = dtype
         self.seed = seed
@@ -155,7 +154,7 @@ class LatentGenerator(ABC):
         return {}
 
     def _append(self, argument: str, rows: Mapping[str, Tensor], labels: Tensor, counts: Tensor) -> None:
-        kept = {name: rows[name].detach().to(_DTYPES[self.dtype]) for name in self.per_component}
+        kept = {name: rows[name].detach().to(FLOAT_DTYPES[self.dtype]) for name in self.per_component}
         for name, new in kept.items():
             if not new.isfinite().all():
                 expected = f"of a size whose {name} can be kept as {self.dtype}"
@@ -276,7 +275,9 @@ class LatentGenerator(ABC):
         for name in tensors:
             value = state[name]
             if value is not None:
-                value = value.to(self.device, _DTYPES[self.dtype] if name in self.per_component else None)
+                value = value.to(
+                    self.device, FLOAT_DTYPES[self.dtype] if name in self.per_component else None
+                )
             setattr(self, name, value)
         self.embed_dim = state["embed_dim"]
         if len(state["generator"]) == len(self._generator.get_state()):

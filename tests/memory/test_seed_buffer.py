@@ -1,5 +1,6 @@
 """A memory of seeds: its size and balance, its distance from real features, and its place in the host."""
 
+import copy
 import io
 import math
 import warnings
@@ -125,6 +126,20 @@ def test_resize_prunes_at_once(new_size):
     assert buffer.buffer is not drawn
     with pytest.raises(ValueError, match="`new_size`"):
         buffer.resize(None, 0)
+
+
+def test_a_state_is_not_changed_by_what_comes_later():
+    buffer = seeds(size=None)
+    buffer.update_from_features(None, *features_of([0, 1]))
+    state = buffer.state_dict()
+    kept = copy.deepcopy(state)
+    buffer.resize(None, 4)
+    buffer.move(lambda features, labels: 2 * features)
+    buffer.update_from_features(None, *features_of([2]))
+    for name in ("labels", "counts", "spreads", "lengths"):
+        assert torch.equal(state[name], kept[name])
+    assert torch.equal(state["visual"]["values"], kept["visual"]["values"])
+    assert sum(buffer.counts.tolist()) == 24
 
 
 # Distance from real features.
@@ -253,7 +268,7 @@ def test_without_jitter_draws_are_seeds_and_without_a_number_each_is_there_once(
 def test_an_empty_memory_has_nothing_to_draw_and_a_number_below_one_is_refused():
     buffer = SeedBuffer()
     assert len(buffer) == len(buffer.buffer) == 0
-    with pytest.raises(ValueError, match="`count`"):
+    with pytest.raises(ValueError, match="`count` must be drawn from a memory that has seeds.*Train"):
         buffer.sample(1, torch.Generator())
     buffer = SeedBuffer(8, KMeansSeeds(2))
     buffer.update_from_features(None, *features_of([0]))
@@ -490,7 +505,7 @@ def test_features_wait_until_there_are_enough():
     buffer.update_from_features(None, x, y)
     assert len(buffer) == buffer.updates == 0
     assert buffer.nbytes >= x.nbytes + y.nbytes
-    with pytest.raises(ValueError, match="width"):
+    with pytest.raises(ValueError, match=r"`features` must be of shape \(N, 16\)"):
         buffer.update_from_features(None, x[:, 1:], y)
     buffer.update_from_features(None, *features_of([2], seed=1))
     assert (buffer.classes, buffer.updates) == ([0, 1, 2], 1)

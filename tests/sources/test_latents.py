@@ -229,8 +229,9 @@ def test_sample_for_names_what_is_wrong(labels, error):
 
 
 def test_constructor_and_state_name_what_is_wrong():
-    with pytest.raises(ValueError, match="`dtype`.*float16"):
-        Plain(dtype="int8")
+    for dtype in ("int8", [1], torch.float16):
+        with pytest.raises(ValueError, match="`dtype`.*float16"):
+            Plain(dtype=dtype)
     with pytest.raises(ValueError, match="`seed`"):
         Plain(seed=-1)
     with pytest.raises(ValueError, match="`state`.*Plain.*total"):
