@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
 from typing import Any
 
-from avalanche_vlm._checks import wrong_value
+from avalanche_vlm._checks import check_choice
 
 
 def dataset_name(argument: str, name: Any, known: Iterable[str]) -> str:
@@ -25,16 +24,10 @@ def dataset_name(argument: str, name: Any, known: Iterable[str]) -> str:
     'cifar100'
     """
     by_spelling = {_spelling(each): each for each in known}
-    spelling = _spelling(str(name))
-    if isinstance(name, str) and spelling in by_spelling:
-        return by_spelling[spelling]
-    close = difflib.get_close_matches(spelling, by_spelling, n=4, cutoff=0.4)
-    raise wrong_value(
-        argument,
-        f"one of {', '.join(map(repr, by_spelling.values()))}",
-        repr(name),
-        f"Did you mean {', '.join(repr(by_spelling[each]) for each in close)}?" if close else "",
-    )
+    if isinstance(name, str):
+        name = by_spelling.get(_spelling(name), name)
+    check_choice(argument, name, tuple(by_spelling.values()))
+    return name
 
 
 def _spelling(name: str) -> str:

@@ -41,16 +41,6 @@ class PromptTemplate:
         """Return the sentence about ``name``."""
         return self.text.replace("{}", name)
 
-    @property
-    def prefix(self) -> str:
-        """The words before the class name."""
-        return self.text.split("{}")[0]
-
-    @property
-    def suffix(self) -> str:
-        """The words after the class name."""
-        return self.text.split("{}")[1]
-
 
 #: What heads put class names into where no template is given.
 DEFAULT_TEMPLATE = PromptTemplate("a photo of a {}.")

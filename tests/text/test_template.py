@@ -8,9 +8,7 @@ from avalanche_vlm.text import DEFAULT_TEMPLATE, PromptTemplate, as_templates
     [("a photo of a {}.", "a photo of a ", "."), ("{}", "", ""), ("{}!", "", "!"), ("the {}", "the ", "")],
 )
 def test_a_name_takes_the_place_of_the_field(text, prefix, suffix):
-    template = PromptTemplate(text)
-    assert (template.prefix, template.suffix) == (prefix, suffix)
-    assert template("barn owl") == f"{prefix}barn owl{suffix}"
+    assert PromptTemplate(text)("barn owl") == f"{prefix}barn owl{suffix}"
 
 
 @pytest.mark.parametrize("name", ["{}", "{0}", "%s", "a}b", "\\1"])
