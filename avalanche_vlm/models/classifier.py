@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from avalanche.models import DynamicModule
-from PIL import Image
 from torch import Tensor, nn
 
 from avalanche_vlm._checks import (
-    check_choice,
-    check_count,
     check_type,
-    close_names,
-    wrong_type,
     wrong_value,
 )
 from avalanche_vlm._host import experience_classes
@@ -25,27 +19,20 @@ from avalanche_vlm.models.adapters import EmbeddingAdapter
 from avalanche_vlm.models.backbone import VisionLanguageBackbone
 from avalanche_vlm.models.fingerprint import fingerprint
 from avalanche_vlm.models.heads import TextHead, VisualSpace, adds_names
-from avalanche_vlm.models.lora import LoRA, add_lora, set_lora_mode, thaw_lora
-from avalanche_vlm.models.modes import in_eval_mode, is_frozen
+from avalanche_vlm.models.lora import LoRA
+from avalanche_vlm.models.modes import is_frozen
 from avalanche_vlm.models.parts import part_config
+from avalanche_vlm.models.prediction import Prediction, predict
+from avalanche_vlm.models.trained_towers import (
+    Trainable,
+    adapt_towers,
+    check_trainable,
+    set_tower_modes,
+    thaw_backbone,
+    trainable_config,
+)
 from avalanche_vlm.models.zero_shot_head import ZeroShotHead
 from avalanche_vlm.text import ClassNames
-
-Trainable = Literal["nothing", "image", "text", "both"]
-_TOWERS_OF: dict[str, tuple[str, ...]] = {
-    "nothing": (),
-    "image": ("image",),
-    "text": ("text",),
-    "both": ("image", "text"),
-}
-
-
-class Prediction(NamedTuple):
-    """What `CLIPClassifier.predict` returns; row i belongs to image i, best class first."""
-
-    names: list[list[str]]
-    probabilities: Tensor
-    class_ids: Tensor
 
 
 class CLIPClassifier(DynamicModule):
@@ -124,45 +111,19 @@ class CLIPClassifier(DynamicModule):
         check_type("image_adapter", image_adapter, (EmbeddingAdapter, type(None)))
         self.backbone = backbone
         self.head = ZeroShotHead() if head is None else head
-        self.trainable = trainable
+        self.trainable: Trainable | LoRA = trainable
         self.train_logit_scale = train_logit_scale
         self.image_adapter = image_adapter
         if image_adapter is not None:
             image_adapter.set_width(backbone.embed_dim, backbone.logit_scale.device)
-        if not isinstance(trainable, LoRA):
-            if not isinstance(trainable, str):
-                raise wrong_type("trainable", f"one of {tuple(_TOWERS_OF)} or a LoRA", trainable)
-            if trainable not in _TOWERS_OF:
-                expected = f"one of {', '.join(map(repr, _TOWERS_OF))}, or a LoRA(...)"
-                raise wrong_value("trainable", expected, repr(trainable), close_names(trainable, _TOWERS_OF))
-        self._adapt_towers()
+        check_trainable(trainable)
+        adapt_towers(backbone, trainable, train_logit_scale)
         self.backbone.requires_grad_(False)
-        self._thaw_backbone()
+        thaw_backbone(backbone, trainable, train_logit_scale)
         self.register_buffer("classes_seen", torch.zeros(0, dtype=torch.bool))
         if class_names is not None:
             self.set_classes(class_names)
         self.train(self.training)
-
-    def _adapt_towers(self) -> None:
-        """Check that what is to train exists, and add LoRA layers."""
-        for name, tower in self._trained_towers():
-            if tower is None:
-                raise wrong_value(
-                    "trainable",
-                    "'nothing' for a backbone without towers",
-                    f"{self.trainable!r}, which needs the {name} tower",
-                    "Train a head instead, e.g. CosineHead or LearnedContextHead.",
-                )
-            if isinstance(self.trainable, LoRA):
-                add_lora(tower, self.trainable)
-        if self.train_logit_scale and not self._logit_parameters():
-            raise wrong_value(
-                "train_logit_scale", f"False for a {type(self.backbone).__name__}, whose scale is fixed", True
-            )
-
-    def _logit_parameters(self) -> list[nn.Parameter]:
-        own = self.backbone.named_parameters(recurse=False)
-        return [parameter for name, parameter in own if name.startswith("logit_")]
 
     def requires_grad_(self, requires_grad: bool = True) -> CLIPClassifier:
         """Freeze everything, or let exactly that train which the constructor's arguments say."""
@@ -171,21 +132,8 @@ class CLIPClassifier(DynamicModule):
             if part is not None:
                 part.requires_grad_(requires_grad)
         if requires_grad:
-            self._thaw_backbone()
+            thaw_backbone(self.backbone, self.trainable, self.train_logit_scale)
         return self
-
-    def _thaw_backbone(self) -> None:
-        for _, tower in self._trained_towers():
-            if isinstance(self.trainable, LoRA):
-                thaw_lora(tower, self.trainable)
-            else:
-                tower.requires_grad_(True)
-        for parameter in self._logit_parameters() if self.train_logit_scale else ():
-            parameter.requires_grad_(True)
-
-    def _trained_towers(self) -> list[tuple[str, Any]]:
-        names = self.trainable.towers if isinstance(self.trainable, LoRA) else _TOWERS_OF[self.trainable]
-        return [(name, getattr(self.backbone, f"{name}_tower")) for name in names]
 
     @property
     def class_names(self) -> ClassNames:
@@ -335,14 +283,7 @@ class CLIPClassifier(DynamicModule):
     def train(self, mode: bool = True) -> CLIPClassifier:
         """Set the mode of what trains; frozen towers stay in eval mode."""
         super().train(mode)
-        self.backbone.train(False)
-        for _, tower in self._trained_towers():
-            if tower is None:
-                continue
-            if isinstance(self.trainable, LoRA):
-                set_lora_mode(tower, mode)
-            else:
-                tower.train(mode)
+        set_tower_modes(self.backbone, self.trainable, mode)
         self.head.forget_what_trains(self.backbone)
         return self
 
@@ -356,7 +297,6 @@ class CLIPClassifier(DynamicModule):
         """The backbone's preprocessing with its training augmentation."""
         return self.backbone.train_transform
 
-    @torch.no_grad()
     def predict(
         self,
         images: Any,
@@ -381,31 +321,7 @@ class CLIPClassifier(DynamicModule):
         Raises:
             ValueError: more classes asked for than there are, or none seen yet.
         """
-        check_choice("space", space, ("all", "seen"))
-        check_count("batch_size", batch_size)
-        scale = self.backbone.logit_scale
-        if isinstance(images, np.ndarray) and images.ndim == 2 and images.dtype.kind == "f":
-            images = torch.from_numpy(images)  # embeddings
-        if not (isinstance(images, Tensor) and images.is_floating_point()):
-            images = torch.stack([self.eval_transform(image) for image in _as_list(images)])
-        columns = (
-            torch.arange(len(self.class_names))
-            if space == "all"
-            else self.classes_seen.nonzero().flatten().cpu()
-        )
-        check_count("top_k", top_k)
-        if len(columns) == 0:
-            raise wrong_value("space", "'all', because no class has been trained on yet", repr(space))
-        if top_k > len(columns):
-            raise wrong_value("top_k", f"at most {len(columns)}, the classes of space {space!r}", top_k)
-        self.head.forget_what_trains(self.backbone)
-        with in_eval_mode(self):
-            parts = images.to(scale.dtype).split(batch_size)
-            logits = torch.cat([self(part.to(scale.device)).float().cpu() for part in parts])
-        best = logits[:, columns].softmax(dim=1).topk(top_k)
-        class_ids = columns[best.indices]
-        names = [[self.class_names[index] for index in row] for row in class_ids.tolist()]
-        return Prediction(names, best.values, class_ids)
+        return predict(self, images, top_k=top_k, space=space, batch_size=batch_size)
 
     def describe(self) -> dict[str, Any]:
         """Return what tells this model from others, as plain values that fit into JSON.
@@ -414,10 +330,10 @@ class CLIPClassifier(DynamicModule):
         anything is trained, so that they name what a run started from. Of a file of weights only
         its name is told, which is the same on every machine.
         """
-        backbone = {"kind": type(self.backbone).__name__, **self.backbone.config()}
+        backbone = part_config(self.backbone)
         if backbone.get("pretrained") is not None:
             backbone["pretrained"] = Path(backbone["pretrained"]).name
-        trainable, adapter = self.trainable, self.image_adapter
+        adapter = self.image_adapter
         return {
             "kind": type(self).__name__,
             "backbone": {**backbone, "fingerprint": fingerprint(self.backbone)},
@@ -425,7 +341,7 @@ class CLIPClassifier(DynamicModule):
             "image_adapter": None
             if adapter is None
             else {**part_config(adapter), "fingerprint": fingerprint(adapter)},
-            "trainable": {"kind": "LoRA", **vars(trainable)} if isinstance(trainable, LoRA) else trainable,
+            "trainable": trainable_config(self.trainable),
             "train_logit_scale": self.train_logit_scale,
         }
 
@@ -455,18 +371,3 @@ class CLIPClassifier(DynamicModule):
         from avalanche_vlm.models.saving import load_classifier
 
         return load_classifier(cls, path, backbone=backbone, head=head, image_adapter=image_adapter)
-
-
-def _as_list(images: Any) -> Iterable[Any]:
-    """Return one picture or a batch of them as an iterable of pictures."""
-    if isinstance(images, Image.Image) or getattr(images, "ndim", 0) in (2, 3):
-        return [images]
-    if isinstance(images, (str, bytes)) or not isinstance(images, Iterable):
-        advice = (
-            "Open a file with PIL.Image.open; make a tensor of an array of embeddings with torch.from_numpy."
-        )
-        raise wrong_type("images", "a picture, a list of pictures or a float tensor", images, advice)
-    pictures = list(images)
-    if not pictures:
-        raise wrong_value("images", "at least one image", "none")
-    return pictures

@@ -11,6 +11,7 @@ from typing_extensions import Self
 from avalanche_vlm._checks import check_type, wrong_type, wrong_value
 from avalanche_vlm.models.backbone import VisionLanguageBackbone
 from avalanche_vlm.models.heads import TextHead, adds_names, with_rows_kept
+from avalanche_vlm.models.modes import in_eval_mode
 from avalanche_vlm.models.parts import part_config, part_from_config
 from avalanche_vlm.text import ClassNames
 
@@ -99,10 +100,8 @@ class HeadFromText(TextHead):
         """Start the weights from the initial head; those of earlier classes are kept."""
         initial = self._initial[0].to(backbone.logit_scale.device)
         initial.set_classes(class_names, backbone)
-        mode = initial.training
-        with torch.no_grad():  # in eval mode: the start is what is evaluated before any training
-            weight = self.start(initial.eval()(backbone)).clone()
-        initial.train(mode)
+        with torch.no_grad(), in_eval_mode(initial):  # the start is what is evaluated before any training
+            weight = self.start(initial(backbone)).clone()
         self.weight = with_rows_kept(self.weight, weight, adds_names(self.class_names, class_names))
         super().set_classes(class_names, backbone)
 

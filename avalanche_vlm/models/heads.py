@@ -27,8 +27,8 @@ class TextHead(DynamicModule, ABC):
     A subclass says how names become weights (`encode`); this class keeps the result until
     something that it depends on changes: a parameter or buffer of the head or of the text tower
     (an edit in place, loaded weights, another device), the names, or automatic mixed precision.
-    While something of it trains, weights are encoded anew at every call in training mode. What a head
-    keeps for training mode and for eval mode are two things where the mode changes its weights.
+    While something of it trains, weights are encoded anew at every call in training mode. A head whose
+    weights differ between training mode and eval mode keeps those of each.
 
     A change that PyTorch does not count, made through ``parameter.data`` or by switching an adapter
     off, is noticed at the classifier's next ``train()`` or ``eval()`` if the parameter is one that

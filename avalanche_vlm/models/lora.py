@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -90,6 +91,10 @@ class LoRA:
         check_count("seed", self.seed, at_least=0)
         for name in ("rank", "seed"):
             object.__setattr__(self, name, int(getattr(self, name)))  # numpy's whole numbers are no JSON
+
+    def config(self) -> dict[str, Any]:
+        """Return JSON-serialisable constructor arguments."""
+        return dict(vars(self))
 
 
 class SeparateAttention(nn.Module):

@@ -1,4 +1,4 @@
-"""Heads, prompt contexts and adapters as plain values, and back."""
+"""Backbones, heads, prompt contexts, adapters and LoRA as plain values, and back."""
 
 from __future__ import annotations
 

@@ -14,11 +14,11 @@ from avalanche_vlm._checks import wrong_value
 from avalanche_vlm._files import replacing
 from avalanche_vlm._version import __version__
 from avalanche_vlm.models.adapters import EmbeddingAdapter
-from avalanche_vlm.models.backbone import EmbeddingBackbone, VisionLanguageBackbone
+from avalanche_vlm.models.backbone import VisionLanguageBackbone
 from avalanche_vlm.models.heads import TextHead
 from avalanche_vlm.models.lora import LoRA
-from avalanche_vlm.models.open_clip import OpenCLIPBackbone
 from avalanche_vlm.models.parts import part_config, part_from_config
+from avalanche_vlm.models.trained_towers import trainable_config
 from avalanche_vlm.text import ClassNames
 
 if TYPE_CHECKING:
@@ -40,13 +40,12 @@ def save_classifier(model: CLIPClassifier, path: str) -> None:
     target = Path(path)
     if target.exists() and not (target.is_dir() and all(map(_is_ours, os.listdir(target)))):
         raise wrong_value("path", "a new folder or one with a saved model", f"{path!r} with other files")
-    lora = model.trainable if isinstance(model.trainable, LoRA) else None
     config: dict[str, Any] = {
         "version": __version__,
-        "backbone": {"kind": type(model.backbone).__name__, **model.backbone.config()},
+        "backbone": part_config(model.backbone),
         "head": part_config(model.head),
         "image_adapter": None if model.image_adapter is None else part_config(model.image_adapter),
-        "trainable": model.trainable if lora is None else {"kind": "LoRA", **vars(lora)},
+        "trainable": trainable_config(model.trainable),
         "train_logit_scale": model.train_logit_scale,
         "class_names": list(model.class_names),
         "datasets": list(model.class_names.datasets),
@@ -93,12 +92,14 @@ def load_classifier(
         ) from error
     trainable = config["trainable"]
     if isinstance(trainable, dict):
-        trainable = LoRA(**{key: value for key, value in trainable.items() if key != "kind"})
+        trainable = part_from_config(trainable, LoRA, "trainable")
     adapter = config.get("image_adapter")  # files of earlier versions have none
     if adapter is not None and image_adapter is None:
         image_adapter = part_from_config(adapter, EmbeddingAdapter, "image_adapter")
+    if backbone is None:
+        backbone = part_from_config(config["backbone"], VisionLanguageBackbone, "backbone")
     model = model_class(
-        _backbone(config["backbone"]) if backbone is None else backbone,
+        backbone,
         part_from_config(config["head"], TextHead, "head") if head is None else head,
         class_names=ClassNames(config["class_names"], config["datasets"]),
         trainable=trainable,
@@ -110,12 +111,3 @@ def load_classifier(
     except RuntimeError as error:
         raise wrong_value("path", "weights that fit what is saved with them", f"{path!r}: {error}") from error
     return model.eval()
-
-
-def _backbone(config: dict[str, Any]) -> VisionLanguageBackbone:
-    arguments = {key: value for key, value in config.items() if key != "kind"}
-    if config["kind"] == "OpenCLIPBackbone":
-        return OpenCLIPBackbone.from_config(arguments)
-    if config["kind"] == "EmbeddingBackbone":
-        return EmbeddingBackbone(**arguments)
-    raise wrong_value("backbone", "given, because the saved one is not part of this package", config["kind"])

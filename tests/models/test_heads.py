@@ -504,3 +504,11 @@ def test_a_head_of_somebody_else_compares_otherwise_unless_it_says_so():
     AdaptedTextHead(Checked())
     with pytest.raises(ValueError, match="`text` must be a head that compares by cosine.*Shifted"):
         AdaptedTextHead(Shifted())
+
+
+def test_the_initial_head_keeps_the_mode_of_each_part_of_it():
+    initial = AdaptedTextHead()
+    initial.text.eval()
+    head, _ = named(CosineHead(initial))
+    assert head.weight is not None
+    assert [initial.training, initial.text.training, initial.adapter.training] == [True, False, True]
