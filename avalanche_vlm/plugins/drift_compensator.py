@@ -13,10 +13,11 @@ from avalanche_vlm._stateful import Stateful
 from avalanche_vlm.functional import transferred_prototypes
 from avalanche_vlm.models import CLIPClassifier
 from avalanche_vlm.models.dual_path_head import VISUAL_SPACES, VisualSpace
+from avalanche_vlm.models.modes import is_frozen
 from avalanche_vlm.plugins.regularizer import autocast_of
 from avalanche_vlm.plugins.visual_features import visual_features
 from avalanche_vlm.regularizers import AdversarialAnchors, ImageTextPairs
-from avalanche_vlm.regularizers.pairs import ENCODED_AT_ONCE, is_frozen
+from avalanche_vlm.regularizers.pairs import ENCODED_AT_ONCE
 
 
 @final

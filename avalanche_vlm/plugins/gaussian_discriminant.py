@@ -10,6 +10,7 @@ from avalanche.core import SupervisedPlugin
 from avalanche_vlm._checks import wrong_value
 from avalanche_vlm._host import trained_experiences
 from avalanche_vlm.models import GaussianDiscriminantHead
+from avalanche_vlm.models.modes import is_frozen
 from avalanche_vlm.plugins.latent_features import latent_features
 from avalanche_vlm.plugins.required_head import required_head
 
@@ -52,7 +53,7 @@ class GaussianDiscriminantPlugin(SupervisedPlugin[Any]):
 def discriminant_head(model: Any) -> GaussianDiscriminantHead:
     """Return the head of a classifier whose embeddings stay what they are; refuse another."""
     head = required_head(model, GaussianDiscriminantHead)
-    if model.image_adapter is not None and any(p.requires_grad for p in model.image_adapter.parameters()):
+    if not is_frozen(model.image_adapter):
         raise wrong_value(
             "model",
             "a classifier whose image adapter is fixed",

@@ -9,12 +9,18 @@ import torch
 from avalanche.training.storage_policy import BalancedExemplarsBuffer, ReservoirSamplingBuffer
 from torch import Tensor
 
-from avalanche_vlm._checks import wrong_type, wrong_value
+from avalanche_vlm._checks import wrong_value
 from avalanche_vlm._host import eval_loader
 from avalanche_vlm.models import CLIPClassifier
+from avalanche_vlm.models.modes import is_frozen
+from avalanche_vlm.models.required_classifier import required_classifier
 from avalanche_vlm.plugins.fast_loader import fast_loader
 
 _EMBEDDINGS_AT_ONCE = 4096
+_ENCODES = (
+    "which encodes images",
+    "Or make the stream one of embeddings: avalanche_vlm.embedding.embed(benchmark, backbone, ...).",
+)
 
 
 def latent_features(strategy: Any, data: Any) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
@@ -41,7 +47,7 @@ def embeddings_of(strategy: Any, data: Any) -> Iterator[tuple[Tensor, Tensor, Te
     dataset: Any = data.eval()
     of_images = len(dataset[0][0].shape) != 1
     if of_images:
-        _check_classifier(model)
+        required_classifier(model, *_ENCODES)
         # The host moves the model only after it has prepared the data.
         model.to(strategy.device)
     size = strategy.eval_mb_size if of_images else max(_EMBEDDINGS_AT_ONCE, strategy.eval_mb_size)
@@ -51,8 +57,7 @@ def embeddings_of(strategy: Any, data: Any) -> Iterator[tuple[Tensor, Tensor, Te
 
 def refuse_trained_image_tower(model: Any) -> None:
     """Raise `ValueError` if the image tower of a classifier trains."""
-    tower = model.backbone.image_tower if isinstance(model, CLIPClassifier) else None
-    if tower is not None and any(parameter.requires_grad for parameter in tower.parameters()):
+    if isinstance(model, CLIPClassifier) and not is_frozen(model.backbone.image_tower):
         raise wrong_value(
             "strategy.model",
             "one whose image tower is frozen",
@@ -69,18 +74,8 @@ def _encoded(model: CLIPClassifier, images: Tensor) -> Tensor:
     return model.encode(images).float()
 
 
-def _check_classifier(model: Any) -> None:
-    if not isinstance(model, CLIPClassifier):
-        raise wrong_type(
-            "strategy.model",
-            "a CLIPClassifier, which encodes images",
-            model,
-            "Or make the stream one of embeddings: avalanche_vlm.embedding.embed(benchmark, backbone, ...).",
-        )
-
-
 def _check_images(strategy: Any) -> None:
-    _check_classifier(strategy.model)
+    required_classifier(strategy.model, *_ENCODES)
     for part in (*strategy.plugins, strategy):
         policy = getattr(part, "storage_policy", None)
         if isinstance(policy, (BalancedExemplarsBuffer, ReservoirSamplingBuffer)):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from avalanche_vlm._checks import wrong_value
-from avalanche_vlm.models.dual_path_head import VisualSpace
+from avalanche_vlm.models.heads import VisualSpace
 from avalanche_vlm.models.modes import in_eval_mode
 from avalanche_vlm.plugins.regularizer import autocast_of
 
@@ -28,9 +28,7 @@ def visual_features(strategy: Any, x: Tensor, space: VisualSpace) -> Tensor:
     model, x = strategy.model, x.to(strategy.device)
     check_visual_space(space, x[0])
     with in_eval_mode(model), autocast_of(strategy):
-        if space == "embedding":
-            return model.adapted(model.encode(x)).float()
-        return model.encode_with_raw(x)[1].float()
+        return model.visual_features(x, space).float()
 
 
 def check_visual_space(space: VisualSpace, sample: Tensor) -> None:

@@ -13,7 +13,7 @@ from avalanche_vlm._checks import check_count, check_number, wrong_type, wrong_v
 from avalanche_vlm._host import eval_loader, experience_classes, trained_experiences
 from avalanche_vlm._processes import progress_line
 from avalanche_vlm.functional import AnchorSet, dual_targeted_pgd, nearest_images
-from avalanche_vlm.models import CLIPClassifier, DualPathHead, WeightSnapshot
+from avalanche_vlm.models import CLIPClassifier, WeightSnapshot
 from avalanche_vlm.models.modes import in_eval_mode
 from avalanche_vlm.regularizers.learned_classes import LearnedClasses
 from avalanche_vlm.regularizers.pairs import ENCODED_AT_ONCE, PairBatch
@@ -123,8 +123,7 @@ class AdversarialAnchors(PooledPairs):
         ):
             text = model.head.text_part(model.backbone).float()
             parts = [
-                model.adapted(model.encode(x.to(device))).float()
-                for x, *_ in eval_loader(dataset, ENCODED_AT_ONCE)
+                model.visual_features(x.to(device)).float() for x, *_ in eval_loader(dataset, ENCODED_AT_ONCE)
             ]
             embeddings = torch.cat(parts)
             targets = text[classes]
@@ -171,12 +170,8 @@ class AdversarialAnchors(PooledPairs):
 
     def _visual_targets(self, model: CLIPClassifier, classes: Tensor) -> tuple[Tensor, Tensor]:
         """Return a visual target (K, D') for each class, and its weight (K,), 0 where there is none."""
-        head = model.head
-        if not isinstance(head, DualPathHead):
-            none = torch.zeros(len(classes), model.backbone.embed_dim, device=classes.device)
-            return none, none[:, 0]
-        weights = self.visual_weight * (head.counts[classes] > 0).to(head.prototypes.dtype)
-        return head.prototypes[classes], weights
+        prototypes, known = model.head.visual_prototypes(model.backbone, classes)
+        return prototypes, self.visual_weight * known.to(prototypes.dtype)
 
     def pre_adapt(self, agent: Any, exp: Any) -> None:
         """Make the anchors of an experience; anew if the weights have changed, as after an interruption."""
@@ -228,9 +223,9 @@ class AdversarialAnchors(PooledPairs):
 def _encoded(model: CLIPClassifier, images: Tensor) -> tuple[Tensor, Tensor]:
     """Return embeddings and visual features of images, as the model's head sees them."""
     head = model.head
-    if not isinstance(head, DualPathHead) or not head.reads_raw_features:
-        embeddings = model.adapted(model.encode(images))
-        return embeddings, embeddings
+    if not head.reads_raw_features:
+        embeddings = model.visual_features(images)
+        return embeddings, head.visual_features(embeddings, None)
     embeddings, raw = model.encode_with_raw(images)
     embeddings = model.adapted(embeddings)
     return embeddings, head.visual_features(embeddings, raw)

@@ -20,7 +20,6 @@ from avalanche_vlm.regularizers.pairs import (
     ImageTextPairs,
     PairFeatures,
     check_model,
-    encode_images,
     encode_in_parts,
 )
 from avalanche_vlm.regularizers.teachers import Teacher
@@ -92,7 +91,7 @@ class AnchorDistillation(PairDistillation):
         self._said = None
         if images is not None:
             self._said = encode_in_parts(
-                lambda part: self._logits_of(model, encode_images(model, part)), images
+                lambda part: self._logits_of(model, model.visual_features(part)), images
             )
         return images is not None
 
@@ -115,7 +114,7 @@ class AnchorDistillation(PairDistillation):
         else:
             assert self._weights is not None
             with self._weights.applied(model):
-                said = self._logits_of(model, encode_images(model, student.batch.images))
+                said = self._logits_of(model, model.visual_features(student.batch.images))
         return soft_label_divergence(own, said, temperature=self.temperature)
 
     def _logits_of(self, model: CLIPClassifier, images: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from avalanche_vlm._checks import wrong_value
 from avalanche_vlm.models import CLIPClassifier
-from avalanche_vlm.regularizers.pairs import encode_in_parts, is_frozen
+from avalanche_vlm.models.modes import is_frozen
+from avalanche_vlm.regularizers.pairs import encode_in_parts
 from avalanche_vlm.sources import Prompt
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from avalanche_vlm.functional import label_space_cross_entropy
-from avalanche_vlm.models import CLIPClassifier, TextHead
+from avalanche_vlm.models import CLIPClassifier
 from avalanche_vlm.regularizers.seed_regularizer import SeedRegularizer
 
 
@@ -45,8 +45,7 @@ class FeatureReplay(SeedRegularizer):
         draw = self.buffer.sample(self.batch_size, self._generator)
         visual = draw.visual.to(x.device, model.backbone.logit_scale.dtype)
         labels, seen = draw.labels.to(x.device), model.classes_seen.nonzero().flatten().to(x.device)
-        kind = type(model.head)
-        if kind.logits is not TextHead.logits or kind.compare is not TextHead.compare:
+        if not model.head.compares_by_cosine:
             return label_space_cross_entropy(model.logits_from_embeddings(visual), labels, seen)
         # Rows of the class weights that the forward pass of this step has made already.
         weights = model.head(model.backbone, seen)

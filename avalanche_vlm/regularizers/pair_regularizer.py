@@ -15,7 +15,6 @@ from avalanche_vlm.regularizers.pairs import (
     ImageTextPairs,
     PairFeatures,
     check_model,
-    encode_images,
     encode_in_parts,
     encode_pairs,
 )
@@ -132,7 +131,7 @@ class PairDistillation(PairRegularizer):
         """
         images, texts = self.pairs.fixed_images, self.pairs.fixed_texts
         if images is not None:
-            self._images = encode_in_parts(partial(encode_images, model), images)
+            self._images = encode_in_parts(model.visual_features, images)
         if texts is not None:
             self._texts = encode_in_parts(partial(self.pairs.encode_texts, model), texts)
         return images is not None and texts is not None
@@ -150,7 +149,7 @@ class PairDistillation(PairRegularizer):
         if images is None or texts is None:
             assert self._weights is not None
             with self._weights.applied(model):
-                images = encode_images(model, batch.images) if images is None else images
+                images = model.visual_features(batch.images) if images is None else images
                 texts = self.pairs.encode_texts(model, batch.texts) if texts is None else texts
         if batch.text_of is not None:
             texts = texts[batch.text_of]

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from avalanche_vlm._checks import wrong_type, wrong_value
+from avalanche_vlm._checks import wrong_value
 from avalanche_vlm._stateful import Stateful
 from avalanche_vlm.functional import cosine_logits
 from avalanche_vlm.models import CLIPClassifier
+from avalanche_vlm.models.required_classifier import required_classifier
 
 ENCODED_AT_ONCE = 128  # bounds the memory of encoding without gradient
 
@@ -147,11 +148,6 @@ class ImageTextPairs(Stateful, ABC):
         return model.backbone.encode_text(texts)
 
 
-def encode_images(model: CLIPClassifier, images: Tensor) -> Tensor:
-    """Return features (B, D) of images or embeddings, as they reach the model's head."""
-    return model.adapted(model.encode(images))
-
-
 def encode_pairs(pairs: ImageTextPairs, model: CLIPClassifier, batch: PairBatch) -> PairFeatures:
     """Return what a model says of a batch, with a gradient to whatever trains."""
 
@@ -159,7 +155,7 @@ def encode_pairs(pairs: ImageTextPairs, model: CLIPClassifier, batch: PairBatch)
         encoded = pairs.encode_texts(model, batch.texts)
         return encoded if batch.text_of is None else encoded[batch.text_of]
 
-    images = encode_images(model, batch.images)
+    images = model.visual_features(batch.images)
     return PairFeatures(batch, images, texts, model.backbone.logit_scale, model.backbone.logit_bias)
 
 
@@ -183,16 +179,9 @@ def next_rows(
     return order[:size], order[size:]
 
 
-def check_classifier(model: Any) -> CLIPClassifier:
-    """Raise unless a strategy's model is a classifier of images by text."""
-    if not isinstance(model, CLIPClassifier):
-        raise wrong_type("model", "a CLIPClassifier, for a regularizer of images and texts", model)
-    return model
-
-
 def check_model(model: Any) -> CLIPClassifier:
     """Raise unless a strategy's model is one that can be asked for texts."""
-    check_classifier(model)
+    model = required_classifier(model, "for a regularizer of images and texts")
     if model.backbone.text_tower is None:
         expected = "one with a text tower, for a regularizer of images and texts"
         advice = "Build it on an OpenCLIPBackbone; the data may stay embeddings."
@@ -204,8 +193,3 @@ def check_model(model: Any) -> CLIPClassifier:
 def encode_in_parts(encode: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
     """Return what ``encode`` makes of rows, a part of them at a time and without gradients."""
     return torch.cat([encode(part) for part in rows.split(ENCODED_AT_ONCE)])
-
-
-def is_frozen(tower: Any) -> bool:
-    """Return whether nothing in a tower trains, so that what it says stays the same."""
-    return tower is None or not any(parameter.requires_grad for parameter in tower.parameters())

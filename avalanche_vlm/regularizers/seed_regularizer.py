@@ -9,7 +9,7 @@ import torch
 
 from avalanche_vlm._checks import check_count, check_type, wrong_value
 from avalanche_vlm.memory import SeedBuffer
-from avalanche_vlm.regularizers.pairs import check_classifier
+from avalanche_vlm.models.required_classifier import required_classifier
 from avalanche_vlm.regularizers.regularizer import Regularizer
 
 
@@ -32,7 +32,8 @@ class SeedRegularizer(Regularizer):
 
     def pre_adapt(self, agent: Any, exp: Any) -> None:
         """Refuse a memory of classes that the model has not seen; arguments are those of the host."""
-        seen = check_classifier(agent.model).classes_seen.cpu()
+        model = required_classifier(agent.model, "which knows the classes that it was trained on")
+        seen = model.classes_seen.cpu()
         known = [each for each in self.buffer.classes if each < len(seen) and bool(seen[each])]
         if len(known) < len(self.buffer.classes):
             odd = sorted(set(self.buffer.classes) - set(known))[:8]

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from avalanche_vlm._checks import check_count, check_type
 from avalanche_vlm.models import CLIPClassifier
+from avalanche_vlm.models.modes import is_frozen
 from avalanche_vlm.regularizers.caption_texts import CaptionTexts, TowerTexts
-from avalanche_vlm.regularizers.pairs import ENCODED_AT_ONCE, PairBatch, is_frozen
+from avalanche_vlm.regularizers.pairs import ENCODED_AT_ONCE, PairBatch
 from avalanche_vlm.regularizers.pooled_pairs import PooledPairs
 from avalanche_vlm.sources import ImageSource, Prompt, PromptPool, draw_prompts
 

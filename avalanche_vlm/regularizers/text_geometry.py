@@ -12,7 +12,7 @@ from avalanche_vlm._checks import check_count, check_number, check_type
 from avalanche_vlm._host import experience_classes, trained_experiences
 from avalanche_vlm.functional import nearest_classes, neighbour_cosines, text_geometry_divergence
 from avalanche_vlm.models import CLIPClassifier
-from avalanche_vlm.regularizers.pairs import check_classifier
+from avalanche_vlm.models.required_classifier import required_classifier
 from avalanche_vlm.regularizers.regularizer import Regularizer
 from avalanche_vlm.regularizers.teachers import InitialTeacher, Teacher
 
@@ -70,7 +70,7 @@ class TextGeometry(Regularizer):
 
     def pre_adapt(self, agent: Any, exp: Any) -> None:
         """Find the neighbours of the classes of an experience."""
-        model = check_classifier(agent.model)
+        model = required_classifier(agent.model, "whose class weights are made of text")
         self._neighbours = None
         weights = self.teacher.weights(
             agent

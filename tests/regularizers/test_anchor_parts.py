@@ -41,7 +41,7 @@ from avalanche_vlm.regularizers.pairs import next_rows
 from avalanche_vlm.sources import NamePrompts
 from avalanche_vlm.strategies import FineTune
 from avalanche_vlm.testing import TINY_CLASSES, check_modes, tiny_benchmark, tiny_classifier, tiny_images
-from avalanche_vlm.testing.laws import differing, snapshot
+from avalanche_vlm.testing.running import differing, snapshot
 from tests.reference.tiny_image_source import NAMES, TinyImageSource, moved
 
 BENCHMARK = tiny_benchmark()
@@ -558,7 +558,7 @@ def test_a_model_that_it_cannot_reach_or_ask_is_refused():
     )
     with pytest.raises(ValueError, match="`model` must be one with a text tower"):
         fine_tuned([RegularizerPlugin(AnchorDistillation(CurrentPairs()))], stored)
-    with pytest.raises(TypeError, match="`model` must be .*CLIPClassifier"):
+    with pytest.raises(TypeError, match="`strategy.model` must be .*CLIPClassifier"):
         AnchorDistillation().pre_adapt(SimpleNamespace(model=nn.Linear(2, 2)), EXPERIENCES[1])
 
 
@@ -718,7 +718,7 @@ def test_what_it_cannot_keep_is_refused():
         model = tiny_classifier(head, **arguments)
         with pytest.raises((ValueError, RuntimeError), match=message):
             fine_tuned([RegularizerPlugin(TextGeometry())], model)
-    with pytest.raises(TypeError, match="`model` must be .*CLIPClassifier"):
+    with pytest.raises(TypeError, match="`strategy.model` must be .*CLIPClassifier"):
         TextGeometry().pre_adapt(SimpleNamespace(model=nn.Linear(2, 2)), EXPERIENCES[1])
 
 

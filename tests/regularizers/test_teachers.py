@@ -21,7 +21,7 @@ from avalanche_vlm.regularizers import (
 from avalanche_vlm.sources import NamePrompts
 from avalanche_vlm.strategies import FineTune
 from avalanche_vlm.testing import tiny_benchmark, tiny_classifier
-from avalanche_vlm.testing.laws import differing, run, snapshot
+from avalanche_vlm.testing.running import differing, run, snapshot
 from tests.reference.double_precision import in_double
 from tests.reference.tiny_image_source import NAMES, Agent, TinyImageSource, moved
 
