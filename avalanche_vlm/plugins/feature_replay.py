@@ -10,13 +10,15 @@ from torch import Tensor
 
 from avalanche_vlm._checks import check_number, check_type, wrong_value
 from avalanche_vlm._host import eval_loader, trained_experiences
+from avalanche_vlm.functional.splits import held_out_positions
 from avalanche_vlm.memory import SeedBuffer
+from avalanche_vlm.models.required_classifier import required_classifier
 from avalanche_vlm.plugins.drift_compensator import DriftCompensator
 from avalanche_vlm.plugins.latent_features import embeddings_of, refuse_trained_image_tower
 from avalanche_vlm.plugins.regularizer import RegularizerPlugin
 from avalanche_vlm.plugins.visual_features import visual_features
 from avalanche_vlm.regularizers import FeatureReplay
-from avalanche_vlm.regularizers.pairs import ENCODED_AT_ONCE, check_classifier
+from avalanche_vlm.regularizers.pairs import ENCODED_AT_ONCE
 
 
 @final
@@ -38,7 +40,7 @@ class FeatureReplayPlugin(RegularizerPlugin):
         batch_size: how many draws a step.
         validation_fraction: share of each class of an experience that is held out of training, for sources
             of seeds that want to validate (``GeneratedSeeds(outer_weight=...)``). A class with one sample
-            keeps it, as do experiences without a class of two: then there is nothing to hold out.
+            keeps it, so that an experience in which each class has one holds out nothing.
         drift_compensator: None, where the image tower is frozen.
         seed: of the random numbers.
 
@@ -104,7 +106,7 @@ class FeatureReplayPlugin(RegularizerPlugin):
                 "Or list FeatureReplayPlugin before it.",
             )
         targets = torch.tensor([int(label) for label in strategy.adapted_dataset.targets])
-        out = held_out_rows(targets, self.validation_fraction, self._generator)
+        out = held_out_positions(targets, self.validation_fraction, self._generator)
         if len(out) > 0:
             stays = torch.ones(len(targets), dtype=torch.bool)
             stays[out] = False
@@ -116,7 +118,7 @@ class FeatureReplayPlugin(RegularizerPlugin):
         """Refuse what could not be replayed, and measure probes of drift."""
         if self._has_effect:
             self._refuse_shared(strategy)
-            model = check_classifier(strategy.model)
+            model = required_classifier(strategy.model, "into which embeddings are replayed")
             self.buffer.source.check(model)
             if self.drift_compensator is None:
                 refuse_trained_image_tower(model)
@@ -186,17 +188,3 @@ class FeatureReplayPlugin(RegularizerPlugin):
         self._generator.set_state(state["generator"].cpu())
         if self.drift_compensator is not None:
             self.drift_compensator.load_state_dict(state["drift_compensator"])
-
-
-def held_out_rows(targets: Tensor, fraction: float, generator: torch.Generator) -> Tensor:
-    """Return rows to hold out, int64 (V,): of a class with n samples round(fraction · n), and at least one.
-
-    A class with one sample keeps it.
-    """
-    rows: list[Tensor] = []
-    for label in targets.unique().tolist():
-        own = (targets == label).nonzero().flatten()
-        if len(own) > 1:
-            count = min(max(round(fraction * len(own)), 1), len(own) - 1)
-            rows.append(own[torch.randperm(len(own), generator=generator)[:count]])
-    return torch.cat(rows).sort().values if rows else targets[:0]

@@ -11,6 +11,7 @@ from torch import Tensor
 from avalanche_vlm._checks import wrong_value
 from avalanche_vlm._host import strategy_columns
 from avalanche_vlm.functional.cross_modal import full_precision
+from avalanche_vlm.functional.label_space import columns_with_labels
 
 
 @final
@@ -36,5 +37,5 @@ class RestingText:
 
     def during(self, strategy: Any) -> AbstractContextManager[None]:
         """Return what lets the classes of the space, and those of the batch, be encoded alone."""
-        live = torch.cat([self._columns, strategy.mb_y.to(self._columns.device)]).unique()
+        live = columns_with_labels(self._columns, strategy.mb_y.to(self._columns.device))
         return strategy.model.head.text_part.encoding_only(live, self._weights)

@@ -19,12 +19,11 @@ from avalanche_vlm.models import (
     ZeroShotHead,
 )
 from avalanche_vlm.plugins import DriftCompensator, FeatureReplayPlugin, RegularizerPlugin
-from avalanche_vlm.plugins.feature_replay import held_out_rows
 from avalanche_vlm.regularizers import FeatureReplay, SeedConsistency, SyntheticPairs
 from avalanche_vlm.sources import NamePrompts
 from avalanche_vlm.strategies import FineTune
 from avalanche_vlm.testing import check_zero_weight, tiny_benchmark, tiny_classifier
-from avalanche_vlm.testing.laws import differing, run
+from avalanche_vlm.testing.running import differing, run
 from tests.reference.tiny_image_source import NAMES, TinyImageSource
 
 IMAGES = tiny_benchmark()
@@ -181,15 +180,6 @@ def test_samples_held_out_are_not_trained_on_and_the_rest_is():
         torch.testing.assert_close(every[every[:, 0].argsort()], unit[unit[:, 0].argsort()])
         rows = {tuple(row) for row in torch.nn.functional.normalize(trained, dim=1).tolist()}
         assert rows == {tuple(row) for row in features.tolist()}
-
-
-def test_rows_to_hold_out_are_a_share_of_each_class():
-    targets = torch.tensor([4] * 10 + [1] + [7, 7])
-    generator = torch.Generator().manual_seed(0)
-    for fraction, counts in ((0.25, (2, 1)), (0.01, (1, 1)), (0.99, (9, 1))):
-        found = targets[held_out_rows(targets, fraction, generator)]
-        assert ((found == 4).sum(), (found == 7).sum(), (found == 1).sum()) == (*counts, 0)
-    assert len(held_out_rows(torch.tensor([1, 2]), 0.5, generator)) == 0
 
 
 class Shortens(SupervisedPlugin):

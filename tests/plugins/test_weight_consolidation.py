@@ -44,7 +44,7 @@ from avalanche_vlm.testing import (
     tiny_benchmark,
     tiny_classifier,
 )
-from avalanche_vlm.testing.laws import differing, snapshot
+from avalanche_vlm.testing.running import differing, snapshot
 from tests.reference.tiny_image_source import NAMES, TinyImageSource, moved, union
 
 BENCHMARK = tiny_benchmark()
