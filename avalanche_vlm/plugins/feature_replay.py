@@ -75,9 +75,7 @@ class FeatureReplayPlugin(RegularizerPlugin):
         seed: int = 0,
     ) -> None:
         super().__init__(FeatureReplay(buffer, batch_size=batch_size, seed=seed), weight)
-        check_number("validation_fraction", validation_fraction, at_least=0)
-        if validation_fraction >= 1:
-            raise wrong_value("validation_fraction", "below 1", validation_fraction)
+        check_number("validation_fraction", validation_fraction, at_least=0, below=1)
         check_type("drift_compensator", drift_compensator, (DriftCompensator, type(None)))
         if drift_compensator is not None and drift_compensator.visual_space != "embedding":
             expected = (
