@@ -580,7 +580,7 @@ def test_the_hosts_synaptic_intelligence_does_nothing_on_the_cpu():
     from avalanche.benchmarks import nc_benchmark
     from torch.utils.data import TensorDataset
 
-    from avalanche_vlm.testing.laws import differing, run
+    from avalanche_vlm.testing.running import differing, run
 
     x, y = torch.randn(24, 5, generator=torch.Generator().manual_seed(0)), torch.arange(6).repeat(4)
     dataset = TensorDataset(x, y)

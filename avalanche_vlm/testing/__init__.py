@@ -1,22 +1,10 @@
 """Public checks of the laws that components keep, and tiny models and benchmarks to run them on."""
 
+from avalanche_vlm.testing.composition_law import PairVerdict, check_composes, composition
 from avalanche_vlm.testing.generators import check_latent_generator, check_no_features
-from avalanche_vlm.testing.laws import (
-    LawBroken,
-    PairVerdict,
-    check_arguments,
-    check_callbacks,
-    check_composes,
-    check_documented,
-    check_frozen,
-    check_gradient,
-    check_modes,
-    check_repeatable,
-    check_resumable,
-    check_seeded,
-    check_zero_weight,
-    composition,
-)
+from avalanche_vlm.testing.resume_law import check_resumable
+from avalanche_vlm.testing.running import LawBroken
+from avalanche_vlm.testing.static_laws import check_arguments, check_callbacks, check_documented, check_seeded
 from avalanche_vlm.testing.tiny import (
     TINY_CLASSES,
     TinyBackbone,
@@ -25,6 +13,13 @@ from avalanche_vlm.testing.tiny import (
     tiny_images,
 )
 from avalanche_vlm.testing.tiny_diffusion import save_tiny_pipeline
+from avalanche_vlm.testing.training_laws import (
+    check_frozen,
+    check_gradient,
+    check_modes,
+    check_repeatable,
+    check_zero_weight,
+)
 
 __all__ = [
     "TINY_CLASSES",

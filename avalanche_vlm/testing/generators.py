@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as nnF
 
 from avalanche_vlm.sources import LatentGenerator
-from avalanche_vlm.testing.laws import require
+from avalanche_vlm.testing.running import require
 
 _WIDTH = 12
 _SIZES = {3: 1, 5: 8, 11: 40, 400: 30}

@@ -36,7 +36,7 @@ from avalanche_vlm.plugins import LabelSpaceCrossEntropy
 from avalanche_vlm.plugins.fast_loader import FastLoader
 from avalanche_vlm.strategies import FineTune
 from avalanche_vlm.testing import check_composes, tiny_benchmark, tiny_classifier
-from avalanche_vlm.testing.laws import differing, run
+from avalanche_vlm.testing.running import differing, run
 
 CLASSES, WIDTH = 6, 16
 NAMES = [f"class {index}" for index in range(CLASSES)]

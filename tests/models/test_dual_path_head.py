@@ -36,7 +36,7 @@ from avalanche_vlm.plugins import RegularizerPlugin
 from avalanche_vlm.regularizers import AdversarialAnchors, AnchorDistillation, TextGeometry
 from avalanche_vlm.strategies import FineTune
 from avalanche_vlm.testing import TINY_CLASSES, TinyBackbone, tiny_benchmark, tiny_classifier, tiny_images
-from avalanche_vlm.testing.laws import snapshot
+from avalanche_vlm.testing.running import snapshot
 from tests.reference.tiny_image_source import moved
 
 X, _ = tiny_images(per_class=1)
@@ -315,7 +315,7 @@ FEATURES, LABELS = numbers(3, 16), torch.tensor([0, 1, 1])
         (FEATURES, LABELS.float(), TypeError, "`labels` must be a tensor .* whole numbers"),
         (FEATURES[:, :4], LABELS, ValueError, r"`features` must be of shape \(N, 16\)"),
         (FEATURES[0], LABELS, ValueError, "`features` must be of shape"),
-        (FEATURES, LABELS[:2], ValueError, "`features` must be .*with N labels"),
+        (FEATURES, LABELS[:2], ValueError, "`labels` must be one for each of the 3 features"),
         (FEATURES, LABELS + 5, ValueError, r"`labels` must be in 0\.\.5; got from 5 to 6"),
         (FEATURES, LABELS - 1, ValueError, "`labels` must be in"),
         (

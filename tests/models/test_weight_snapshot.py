@@ -11,7 +11,7 @@ from torch import nn
 from avalanche_vlm.models import CLIPClassifier, LearnedContextHead, LoRA, OpenCLIPBackbone, WeightSnapshot
 from avalanche_vlm.models.small_clip import SmallTokenizer
 from avalanche_vlm.testing import check_modes, tiny_classifier, tiny_images
-from avalanche_vlm.testing.laws import differing, snapshot
+from avalanche_vlm.testing.running import differing, snapshot
 
 
 class Strategy:

@@ -19,7 +19,7 @@ from avalanche_vlm.testing import (
     tiny_classifier,
     tiny_images,
 )
-from avalanche_vlm.testing.laws import differing, snapshot
+from avalanche_vlm.testing.running import differing, snapshot
 from tests.reference.tiny_image_source import TinyImageSource
 
 BENCHMARK = tiny_benchmark()

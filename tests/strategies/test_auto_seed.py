@@ -33,7 +33,7 @@ from avalanche_vlm.testing import (
     tiny_benchmark,
     tiny_classifier,
 )
-from avalanche_vlm.testing.laws import differing, run
+from avalanche_vlm.testing.running import differing, run
 
 IMAGES = tiny_benchmark()
 EMBEDDED = tiny_benchmark(embedded=tiny_classifier())

@@ -26,7 +26,7 @@ from avalanche_vlm.models import CLIPClassifier, CosineHead, EmbeddingBackbone, 
 from avalanche_vlm.plugins import FastLoadingPlugin, LabelSpaceCrossEntropy
 from avalanche_vlm.plugins.fast_loader import FastLoader, fast_loader
 from avalanche_vlm.strategies import FineTune
-from avalanche_vlm.testing.laws import differing, run
+from avalanche_vlm.testing.running import differing, run
 
 CLASSES, WIDTH = 6, 5
 NAMES = [f"class {index}" for index in range(CLASSES)]

@@ -36,7 +36,7 @@ from avalanche_vlm.testing import (
     tiny_classifier,
     tiny_images,
 )
-from avalanche_vlm.testing.laws import differing, run, snapshot
+from avalanche_vlm.testing.running import differing, run, snapshot
 
 SUMS = ("counts", "sums", "second_moment")
 EMBEDDED = tiny_benchmark(embedded=tiny_classifier())

@@ -21,7 +21,7 @@ from avalanche_vlm.testing import (
     tiny_benchmark,
     tiny_classifier,
 )
-from avalanche_vlm.testing.laws import differing, run, snapshot
+from avalanche_vlm.testing.running import differing, run, snapshot
 from tests.reference.tiny_image_source import TinyImageSource, moved, union
 
 BENCHMARK = tiny_benchmark()

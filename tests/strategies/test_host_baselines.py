@@ -9,7 +9,7 @@ from avalanche_vlm.metrics import stored_bytes
 from avalanche_vlm.plugins import LabelSpaceCrossEntropy
 from avalanche_vlm.strategies import host_baselines
 from avalanche_vlm.testing import tiny_benchmark, tiny_classifier
-from avalanche_vlm.testing.laws import differing, snapshot
+from avalanche_vlm.testing.running import differing, snapshot
 
 NAMES = list(host_baselines(memory_size=4, n_experiences=3))
 HOLDING = {"AGEM", "GDumb", "DER", "ER-ACE", "replay", "replay, class-balanced", "replay, parametric"}

@@ -49,7 +49,7 @@ from avalanche_vlm.benchmarks import class_names, domain_benchmark, tensor_bench
 from avalanche_vlm.models import CLIPClassifier, CosineHead, EmbeddingBackbone, LoRA, TextFeatureHead
 from avalanche_vlm.plugins import GDumbPlugin, LabelSpaceCrossEntropy, SynapticIntelligencePlugin
 from avalanche_vlm.testing import tiny_benchmark, tiny_classifier
-from avalanche_vlm.testing.laws import differing, run, snapshot
+from avalanche_vlm.testing.running import differing, run, snapshot
 
 # Tests are no package, so the loops are read by their path.
 _spec = importlib.util.spec_from_file_location(

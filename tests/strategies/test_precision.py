@@ -14,7 +14,7 @@ from torch.optim import SGD
 from avalanche_vlm.benchmarks import tensor_benchmark
 from avalanche_vlm.models import CLIPClassifier, CosineHead, EmbeddingBackbone, TextFeatureHead
 from avalanche_vlm.strategies import FineTune
-from avalanche_vlm.testing.laws import differing, run
+from avalanche_vlm.testing.running import differing, run
 
 CLASSES, WIDTH, COUNT = 4, 5, 40
 NAMES = [f"class {index}" for index in range(CLASSES)]

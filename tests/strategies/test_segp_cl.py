@@ -41,7 +41,7 @@ from avalanche_vlm.testing import (
     tiny_benchmark,
     tiny_classifier,
 )
-from avalanche_vlm.testing.laws import differing, run, snapshot
+from avalanche_vlm.testing.running import differing, run, snapshot
 from tests.reference.tiny_image_source import NAMES, TinyImageSource
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "reference"))

@@ -13,7 +13,7 @@ from avalanche_vlm.models import CosineHead, ZeroShotHead
 from avalanche_vlm.plugins import LabelSpaceCrossEntropy
 from avalanche_vlm.strategies import FineTune
 from avalanche_vlm.testing import tiny_benchmark, tiny_classifier
-from avalanche_vlm.testing.laws import run
+from avalanche_vlm.testing.running import run
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from avalanche_vlm.models import LearnedContextHead, ZeroShotHead
 from avalanche_vlm.plugins import LabelSpaceCrossEntropy
 from avalanche_vlm.strategies import FineTune
 from avalanche_vlm.testing import tiny_benchmark, tiny_classifier
-from avalanche_vlm.testing.laws import differing, run, snapshot
+from avalanche_vlm.testing.running import differing, run, snapshot
 
 
 def strategy_over(space, *, head=None, plugins=(), **arguments):

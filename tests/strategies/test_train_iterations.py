@@ -12,7 +12,7 @@ from avalanche_vlm.checkpointing import CheckpointPlugin, resume
 from avalanche_vlm.functional import WarmupCosine
 from avalanche_vlm.models import CLIPClassifier, CosineHead, EmbeddingBackbone, TextFeatureHead
 from avalanche_vlm.strategies import FineTune, ZeroShot
-from avalanche_vlm.testing.laws import differing, run, snapshot
+from avalanche_vlm.testing.running import differing, run, snapshot
 
 SIZES = (5, 12, 3)  # samples of each class: 3, 6 and 2 batches of four
 

@@ -24,7 +24,7 @@ from avalanche_vlm.testing import (
     tiny_benchmark,
     tiny_classifier,
 )
-from avalanche_vlm.testing.laws import differing, run
+from avalanche_vlm.testing.running import differing, run
 from tests.reference.tiny_image_source import NAMES, moved
 
 BENCHMARK = tiny_benchmark()
