@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import Self
 
-from avalanche_vlm._checks import check_choice, check_number, check_type, wrong_type, wrong_value
+from avalanche_vlm._checked_features import check_features
+from avalanche_vlm._checks import check_choice, check_number, check_type, wrong_value
 from avalanche_vlm.functional.discriminant import fused_logits
 from avalanche_vlm.models.backbone import VisionLanguageBackbone
 from avalanche_vlm.models.heads import TextHead, VisualSpace, adds_names
@@ -144,8 +145,9 @@ class DualPathHead(TextHead):
             TypeError: not a tensor of floats and one of whole numbers.
             ValueError: a wrong shape, a label without a name, or a feature that is not finite.
         """
-        self._check(features, labels)
-        device, count = self.prototypes.device, len(self.counts)
+        count, width = len(self.names_or_error()), self.prototypes.shape[1]
+        check_features(features, labels, width, class_count=count, at_least=0)
+        device = self.prototypes.device
         labels, features = labels.to(device, torch.int64), features.to(device, torch.float64)
         counts = self.counts + labels.bincount(minlength=count)
         sums = self.prototypes.double() * self.counts[:, None]
@@ -153,21 +155,6 @@ class DualPathHead(TextHead):
         # In place, as is all state of a head that resuming fills in.
         self.prototypes.copy_(sums / counts.clamp(min=1)[:, None])
         self.counts.copy_(counts)
-
-    def _check(self, features: Any, labels: Any) -> None:
-        names, width = self.names_or_error(), self.prototypes.shape[1]
-        if not isinstance(features, Tensor) or not features.is_floating_point():
-            raise wrong_type("features", "a float tensor (N, D')", features)
-        if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.dtype == torch.bool:
-            raise wrong_type("labels", "a tensor (N,) of whole numbers", labels)
-        if features.ndim != 2 or features.shape[1] != width or labels.shape != features.shape[:1]:
-            got = f"{tuple(features.shape)} and labels {tuple(labels.shape)}"
-            raise wrong_value("features", f"of shape (N, {width}), with N labels", got)
-        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(names):
-            got = f"from {int(labels.min())} to {int(labels.max())}"
-            raise wrong_value("labels", f"in 0..{len(names) - 1}", got)
-        if not features.isfinite().all():
-            raise wrong_value("features", "finite", "some that are not")
 
     @property
     def text_part(self) -> TextHead:

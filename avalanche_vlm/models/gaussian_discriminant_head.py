@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from avalanche_vlm._checks import check_choice, check_number, check_type, wrong_type, wrong_value
+from avalanche_vlm._checked_features import check_features
+from avalanche_vlm._checks import check_choice, check_number, check_type, wrong_value
 from avalanche_vlm.functional.discriminant import (
     PRIORS,
     FeatureSums,
@@ -133,9 +134,10 @@ class GaussianDiscriminantHead(TextHead):
             TypeError: not tensors of floats and of whole numbers.
             ValueError: a wrong shape, a label without a name, or an embedding that is not finite.
         """
-        self._check(embeddings, labels)
+        count, width = len(self.names_or_error()), self.sums.shape[1]
+        check_features(embeddings, labels, width, argument="embeddings", class_count=count, at_least=0)
         labels = labels.to(self.sums.device, torch.int64)
-        self._add(feature_sums(embeddings.to(self.sums.device), labels, len(self.counts)))
+        self._add(feature_sums(embeddings.to(self.sums.device), labels, count))
 
     def merge(self, other: GaussianDiscriminantHead) -> None:
         """Add the samples of another head, which saw others of the same classes.
@@ -198,23 +200,6 @@ class GaussianDiscriminantHead(TextHead):
                     weights = self.sums[:0].float(), self.sums.new_zeros(0).float()
             self._solved = state, (solved[0], *weights)
         return self._solved[1]
-
-    def _check(self, embeddings: Any, labels: Any) -> None:
-        names = self.names_or_error()
-        if not isinstance(embeddings, Tensor) or not embeddings.is_floating_point():
-            raise wrong_type("embeddings", "a float tensor (N, D)", embeddings)
-        if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.dtype == torch.bool:
-            raise wrong_type("labels", "a tensor (N,) of whole numbers", labels)
-        if embeddings.ndim != 2 or embeddings.shape[1] != self.sums.shape[1]:
-            raise wrong_value("embeddings", f"of shape (N, {self.sums.shape[1]})", tuple(embeddings.shape))
-        if labels.shape != embeddings.shape[:1]:
-            raise wrong_value("labels", f"one for each of {len(embeddings)}", tuple(labels.shape))
-        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(names):
-            raise wrong_value(
-                "labels", f"in 0..{len(names) - 1}", f"from {int(labels.min())} to {int(labels.max())}"
-            )
-        if not embeddings.isfinite().all():
-            raise wrong_value("embeddings", "finite", "some that are not")
 
     def adapt(self, classes_seen: Tensor) -> None:
         """Pass on the classes seen."""
