@@ -49,7 +49,7 @@ class GaussianDiscriminantHead(TextHead):
 
     Args:
         zero_shot: the head that scores classes by their text; None for `ZeroShotHead`.
-        fusion_weight: the factor a; 0 gives zero-shot. Few samples want less: with four images a class
+        fusion_weight: the factor a; 0 gives zero-shot. Few samples want less: with four images per class
             of ImageNet, 0.1 gave 63.2 %, 0.3 gave 59.6 %, and zero-shot 61.1 %. A weak zero-shot model
             wants more: validation chose 10 for the small CLIP on the small world, and 30 on digits.
         ridge: how strongly S is drawn towards the identity, as a multiple of what the number of
