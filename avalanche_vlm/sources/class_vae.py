@@ -7,12 +7,11 @@ from typing import ClassVar, final
 
 import torch
 from torch import Tensor
-from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 
 from avalanche_vlm._checks import check_choice, check_count, check_number
 from avalanche_vlm.sources.batched_layers import flat_weights, initialise, load_flat_weights
-from avalanche_vlm.sources.fitting import fit_progress, grouped_rows, normalisation
+from avalanche_vlm.sources.fitting import adam, fit_progress, grouped_rows, normalisation
 from avalanche_vlm.sources.latents import LatentGenerator
 from avalanche_vlm.sources.vae_networks import (
     NoiseScale,
@@ -164,10 +163,7 @@ class ClassVAE(LatentGenerator):
             initialise(encoder, generators)
             initialise(decoder, generators)
             steps_per_pass = self._steps_per_pass(most)
-            # Adam is limited by memory: fused, it reads and writes each weight once.
-            fused = device.type in ("cpu", "cuda")
-            parameters = [*encoder.parameters(), *decoder.parameters()]
-            optimizer = Adam(parameters, lr=self.learning_rate, fused=fused)
+            optimizer = adam([*encoder.parameters(), *decoder.parameters()], self.learning_rate)
             cycle = max(1, self.passes * steps_per_pass // 10)
             schedule = CosineAnnealingWarmRestarts(optimizer, T_0=cycle, T_mult=2)
             for rows, noise, inside in self._batches(counts, steps_per_pass, generators, dtype):
@@ -207,7 +203,7 @@ class ClassVAE(LatentGenerator):
                     yield rows[number, :, batch], noise[number, :, batch], inside[:, batch]
 
     def _sample(self, components: Tensor) -> Tensor:
-        codes = torch.randn(len(components), self.latent, generator=self._generator, device=self.device)
+        codes = self._normal(len(components), self.latent)
         drawn = codes.new_empty(len(components), self.embed_dim)
         for members, rows, inside in grouped_rows(
             components, components_at_once=self.classes_at_once, rows_at_once=_ROWS_AT_ONCE
@@ -217,7 +213,6 @@ class ClassVAE(LatentGenerator):
             scale, shift = self.scale[members, None].float(), self.shift[members, None].float()
             decoded = decoder(codes[rows])
             if self.observation_noise > 0:
-                noise = torch.randn(decoded.shape, generator=self._generator, device=self.device)
-                decoded += self.observation_noise * noise
+                decoded += self.observation_noise * self._normal(*decoded.shape)
             drawn[rows[inside]] = (decoded * scale + shift)[inside]
         return drawn

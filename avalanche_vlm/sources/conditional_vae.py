@@ -7,12 +7,11 @@ from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from avalanche_vlm._checks import check_count, check_number
 from avalanche_vlm.sources.batched_layers import flat_weights, initialise, load_flat_weights
-from avalanche_vlm.sources.fitting import fit_progress, shared_normalisation
+from avalanche_vlm.sources.fitting import adam, fit_progress, shared_normalisation
 from avalanche_vlm.sources.latents import LatentGenerator
 from avalanche_vlm.sources.vae_networks import (
     VAEDecoder,
@@ -127,8 +126,7 @@ class ConditionalVAE(LatentGenerator):
             encoder, decoder, log_scale = self._networks(width)
             embedding = nn.Parameter(self._normal(len(counts), self.condition_dim))
             parameters = [*encoder.parameters(), *decoder.parameters(), log_scale, embedding]
-            fused = features.device.type in ("cpu", "cuda")
-            optimizer = Adam(parameters, lr=self.learning_rate, fused=fused)
+            optimizer = adam(parameters, self.learning_rate)
             schedule = CosineAnnealingLR(optimizer, T_max=steps)
             share = len(counts) / (len(counts) + old)
             for _ in range(self.passes):
@@ -198,9 +196,6 @@ class ConditionalVAE(LatentGenerator):
         decoder = self._new_decoder(width)
         load_flat_weights(decoder, self.decoder)
         return decoder
-
-    def _normal(self, *shape: int) -> Tensor:
-        return torch.randn(shape, generator=self._generator, device=self.device)
 
     def _sample(self, components: Tensor) -> Tensor:
         if self.shift is None or self.scale is None:  # sample_for has checked that classes were fitted

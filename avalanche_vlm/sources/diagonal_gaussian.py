@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, final
 
-import torch
 from torch import Tensor
 
 from avalanche_vlm.sources._moments import degrees_of_freedom, means_and_deviations, sums_of_squares
@@ -60,5 +59,5 @@ class DiagonalGaussian(LatentGenerator):
 
     def _sample(self, components: Tensor) -> Tensor:
         means = self.means[components].float()
-        noise = torch.randn(means.shape, generator=self._generator, device=self.device)
+        noise = self._normal(*means.shape)
         return noise.mul_(self.deviations[components]).add_(means)

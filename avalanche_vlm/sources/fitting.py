@@ -1,12 +1,13 @@
-"""What the learned generators share: normalisation, groups of rows, a line of progress."""
+"""What the learned generators share: normalisation, groups of rows, the optimizer, a line of progress."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Adam
 
 from avalanche_vlm._processes import progress_line
 
@@ -62,6 +63,12 @@ def grouped_rows(
             slots = torch.arange(begin, min(begin + rows_at_once, widest), device=components.device)
             inside = slots < sizes
             yield members[group], order[starts + slots.minimum(sizes - 1)], inside
+
+
+def adam(parameters: Iterable[nn.Parameter], learning_rate: float) -> Adam:
+    """Return Adam, which memory limits: fused, where there is such, it reads and writes each weight once."""
+    parameters = list(parameters)
+    return Adam(parameters, lr=learning_rate, fused=parameters[0].device.type in ("cpu", "cuda"))
 
 
 @contextmanager

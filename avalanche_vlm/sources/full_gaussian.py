@@ -80,7 +80,7 @@ class FullGaussian(LatentGenerator):
 
     def _sample(self, components: Tensor) -> Tensor:
         means = self.means[components].float()
-        noise = torch.randn(means.shape, generator=self._generator, device=self.device)
+        noise = self._normal(*means.shape)
         width = self.embed_dim
         rows, columns = torch.tril_indices(width, width, device=self.device)
 

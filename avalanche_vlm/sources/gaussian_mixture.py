@@ -131,7 +131,7 @@ class GaussianMixture(LatentGenerator):
         weights = self.weights[components].float()
         chosen = torch.multinomial(weights, 1, generator=self._generator)[:, 0]
         means = self.means[components, chosen].float()
-        noise = torch.randn(means.shape, generator=self._generator, device=self.device)
+        noise = self._normal(*means.shape)
         return noise.mul_(self.deviations[components, chosen]).add_(means)
 
 

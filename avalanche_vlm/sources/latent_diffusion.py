@@ -9,7 +9,6 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from avalanche_vlm._checks import check_count, check_number
@@ -20,7 +19,7 @@ from avalanche_vlm.sources.batched_layers import (
     initialise,
     load_flat_weights,
 )
-from avalanche_vlm.sources.fitting import fit_progress
+from avalanche_vlm.sources.fitting import adam, fit_progress
 from avalanche_vlm.sources.latents import LatentGenerator
 
 _TIME_DIM = 64
@@ -195,8 +194,7 @@ class LatentDiffusion(LatentGenerator):
         signal = cosine_signal(self.diffusion_steps).to(self.device, torch.float32)
         steps = self.passes * -(-len(x) // self.batch_size)
         with torch.enable_grad(), fit_progress("Fitting the denoiser", steps) as advance:
-            fused = x.device.type in ("cpu", "cuda")
-            optimizer = Adam(denoiser.parameters(), lr=self.learning_rate, fused=fused)
+            optimizer = adam(denoiser.parameters(), self.learning_rate)
             schedule = CosineAnnealingLR(optimizer, T_max=steps)
             for _ in range(self.passes):
                 order = torch.randperm(len(x), generator=self._generator, device=self.device)
@@ -258,9 +256,6 @@ class LatentDiffusion(LatentGenerator):
         else:
             load_flat_weights(denoiser, self.denoiser)
         return denoiser
-
-    def _normal(self, *shape: int) -> Tensor:
-        return torch.randn(shape, generator=self._generator, device=self.device)
 
 
 def _unbiased(counts: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from avalanche_vlm._checked_features import check_features, is_whole
 from avalanche_vlm._checks import check_choice, check_count, close_names, wrong_type, wrong_value
 
 FLOAT_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_PLAIN = (bool, int, float, str, type(None))
 
 
 class LatentGenerator(ABC):
@@ -75,6 +76,10 @@ class LatentGenerator(ABC):
     @abstractmethod
     def _sample(self, components: Tensor) -> Tensor:
         """Return one float32 feature (B, D) for each of the components int64 (B,), in their order."""
+
+    def _normal(self, *shape: int) -> Tensor:
+        """Return float32 numbers of this shape, drawn from N(0, 1)."""
+        return torch.randn(shape, generator=self._generator, device=self.device)
 
     @property
     def classes(self) -> list[int]:
@@ -223,6 +228,13 @@ class LatentGenerator(ABC):
         total = ends[(starts + sizes - 1)[position]] - begin
         drawn = torch.rand(len(labels), generator=self._generator, device=self.device, dtype=torch.float64)
         return order[torch.searchsorted(ends, begin + (drawn * total).long(), right=True)]
+
+    def describe(self) -> dict[str, Any]:
+        """Return the kind and the arguments as plain values, for the provenance of runs."""
+        kept = {*self.per_component, *self.shared, "embed_dim"}
+        told = {name: value for name, value in vars(self).items() if isinstance(value, _PLAIN)}
+        own = {name: value for name, value in told.items() if name not in kept and not name.startswith("_")}
+        return {"kind": type(self).__name__, **own}
 
     @property
     def nbytes(self) -> int:

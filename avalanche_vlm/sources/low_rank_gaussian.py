@@ -95,10 +95,10 @@ class LowRankGaussian(LatentGenerator):
 
     def _sample(self, components: Tensor) -> Tensor:
         means = self.means[components].float()
-        noise = torch.randn(len(means), self.rank, generator=self._generator, device=self.device)
+        noise = self._normal(len(means), self.rank)
         drawn = multiplied(noise, components, lambda used: self.directions[used].float(), self.embed_dim)
         if self.residual > 0:
-            rest = torch.randn(means.shape, generator=self._generator, device=self.device)
+            rest = self._normal(*means.shape)
             drawn.add_(rest.mul_(self.spreads[components][:, None]))
         return drawn.add_(means)
 

@@ -97,7 +97,7 @@ class SharedCovarianceGaussian(LatentGenerator):
 
     def _sample(self, components: Tensor) -> Tensor:
         means = self.means[components].float()
-        noise = torch.randn(means.shape, generator=self._generator, device=self.device)
+        noise = self._normal(*means.shape)
         return (noise @ self._transposed_factor()).add_(means)
 
     def _transposed_factor(self) -> Tensor:

@@ -236,3 +236,9 @@ def test_constructor_and_state_name_what_is_wrong():
         Plain(seed=-1)
     with pytest.raises(ValueError, match="`state`.*Plain.*total"):
         fitted().load_state_dict(fitted(Counting).state_dict())
+
+
+def test_what_it_is_and_how_it_was_made_is_described_whatever_it_was_fitted_to():
+    told = {"kind": "Plain", "dtype": "float16", "seed": 3}
+    assert Plain(dtype="float16", seed=3).describe() == fitted(dtype="float16", seed=3).describe() == told
+    assert "total" not in fitted(Counting).describe()
