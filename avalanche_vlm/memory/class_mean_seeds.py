@@ -33,7 +33,9 @@ class ClassMeanSeeds(SeedSource):
     tensor([[0.7071, 0.7071]])
     """
 
-    def make(self, model: Any, features: Tensor, labels: Tensor, validation: Any = None) -> NewSeeds:
+    def make(
+        self, model: Any, features: Tensor, labels: Tensor, validation: tuple[Tensor, Tensor] | None = None
+    ) -> NewSeeds:
         """Return a seed a class."""
         classes, positions = labels.unique(return_inverse=True)
         sums = features.new_zeros(len(classes), features.shape[1]).index_add_(0, positions, features)

@@ -14,7 +14,7 @@ from avalanche_vlm._checks import check_count, check_number, check_type, wrong_v
 from avalanche_vlm.functional import multi_positive_contrast
 from avalanche_vlm.memory.conditions import GradientCondition, SeedCondition
 from avalanche_vlm.memory.seed_generator import SeedGenerator
-from avalanche_vlm.memory.seed_source import NewSeeds, SeedSource
+from avalanche_vlm.memory.seed_source import CountedSeedSource, NewSeeds
 from avalanche_vlm.models import CLIPClassifier
 from avalanche_vlm.models.modes import in_eval_mode
 
@@ -33,7 +33,7 @@ class _Experience(NamedTuple):
 
 
 @final
-class GeneratedSeeds(SeedSource):
+class GeneratedSeeds(CountedSeedSource):
     r"""Trains a `SeedGenerator` for a few steps on an experience, and keeps what it then makes.
 
     .. math::
@@ -106,8 +106,7 @@ class GeneratedSeeds(SeedSource):
         hidden: int = 128,
         seed: int = 0,
     ) -> None:
-        super().__init__(seed=seed)
-        check_count("seeds_per_class", seeds_per_class)
+        super().__init__(seeds_per_class, seed=seed)
         check_type("condition", condition, (SeedCondition, type(None)))
         check_count("steps", steps, at_least=0)
         check_number("learning_rate", learning_rate, above=0)
@@ -123,7 +122,6 @@ class GeneratedSeeds(SeedSource):
         if trained_experiences is not None:
             check_count("trained_experiences", trained_experiences, at_least=0)
         check_count("hidden", hidden)
-        self.seeds_per_class = seeds_per_class
         self.condition = GradientCondition() if condition is None else condition
         self.steps = steps
         self.learning_rate = learning_rate
@@ -145,7 +143,9 @@ class GeneratedSeeds(SeedSource):
             expected = "a head whose classes have weights, for gradients of seeds"
             raise wrong_value("model", expected, f"a {type(model.head).__name__}", "Or take KMeansSeeds().")
 
-    def make(self, model: Any, features: Tensor, labels: Tensor, validation: Any = None) -> NewSeeds:
+    def make(
+        self, model: Any, features: Tensor, labels: Tensor, validation: tuple[Tensor, Tensor] | None = None
+    ) -> NewSeeds:
         """Train the network on the experience, and return m seeds of each class."""
         self.check(model)
         home, device = features.device, model.backbone.logit_scale.device
@@ -172,7 +172,11 @@ class GeneratedSeeds(SeedSource):
 
     @torch.no_grad()
     def _experience(
-        self, model: CLIPClassifier, features: Tensor, labels: Tensor, validation: Any
+        self,
+        model: CLIPClassifier,
+        features: Tensor,
+        labels: Tensor,
+        validation: tuple[Tensor, Tensor] | None,
     ) -> _Experience:
         features = features.clone()  # one of inference mode could be used in no training
         classes, positions = labels.unique(return_inverse=True)
@@ -273,11 +277,11 @@ class GeneratedSeeds(SeedSource):
         """Go on from such a state."""
         weights, network = state.get("network"), None
         if weights is not None:
-            width = weights["layers.4.bias"].shape[0] // 2
-            network = SeedGenerator(width, self.seeds_per_class, hidden=self.hidden, seed=self.seed)
-            if any(weights[name].shape != own.shape for name, own in network.state_dict().items()):
+            embed_dim, *sizes = SeedGenerator.sizes_of(weights)
+            if sizes != [self.seeds_per_class, self.hidden]:
                 expected = f"that of a network of {self.seeds_per_class} seeds and width {self.hidden}"
-                raise wrong_value("state", expected, "another")
+                raise wrong_value("state", expected, f"one of {sizes[0]} seeds and width {sizes[1]}")
+            network = SeedGenerator(embed_dim, self.seeds_per_class, hidden=self.hidden, seed=self.seed)
             network.load_state_dict(weights)
         super().load_state_dict(state)
         self._trained, self.network = int(state["trained"]), network

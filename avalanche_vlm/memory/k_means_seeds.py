@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from avalanche_vlm._checks import check_count
-from avalanche_vlm.memory.seed_source import NewSeeds, SeedSource
+from avalanche_vlm.memory.seed_source import CountedSeedSource, NewSeeds
 
 
 @final
-class KMeansSeeds(SeedSource):
+class KMeansSeeds(CountedSeedSource):
     """The centres of k-means in each class, put on the sphere.
 
     Args:
@@ -35,12 +34,9 @@ class KMeansSeeds(SeedSource):
     [0, 0, 1, 1]
     """
 
-    def __init__(self, seeds_per_class: int = 4, *, seed: int = 0) -> None:
-        super().__init__(seed=seed)
-        check_count("seeds_per_class", seeds_per_class)
-        self.seeds_per_class = seeds_per_class
-
-    def make(self, model: Any, features: Tensor, labels: Tensor, validation: Any = None) -> NewSeeds:
+    def make(
+        self, model: Any, features: Tensor, labels: Tensor, validation: tuple[Tensor, Tensor] | None = None
+    ) -> NewSeeds:
         """Return the centres."""
         groups, labels_of = class_groups(features, labels, self.seeds_per_class, self._generator)
         sums = features.new_zeros(len(labels_of), features.shape[1]).index_add_(0, groups, features)

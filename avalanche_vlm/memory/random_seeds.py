@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from avalanche_vlm._checks import check_count
-from avalanche_vlm.memory.seed_source import NewSeeds, SeedSource
+from avalanche_vlm.memory.seed_source import CountedSeedSource, NewSeeds
 
 
 @final
-class RandomSeeds(SeedSource):
+class RandomSeeds(CountedSeedSource):
     """Directions drawn uniformly from the sphere: the ablation "random seeds".
 
     Args:
@@ -35,12 +34,9 @@ class RandomSeeds(SeedSource):
     [0, 0, 1, 1]
     """
 
-    def __init__(self, seeds_per_class: int = 4, *, seed: int = 0) -> None:
-        super().__init__(seed=seed)
-        check_count("seeds_per_class", seeds_per_class)
-        self.seeds_per_class = seeds_per_class
-
-    def make(self, model: Any, features: Tensor, labels: Tensor, validation: Any = None) -> NewSeeds:
+    def make(
+        self, model: Any, features: Tensor, labels: Tensor, validation: tuple[Tensor, Tensor] | None = None
+    ) -> NewSeeds:
         """Return the same number of seeds for each class."""
         classes = labels.unique().repeat_interleave(self.seeds_per_class)
         drawn = torch.randn(len(classes), features.shape[1], generator=self._generator)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -77,6 +79,11 @@ class SeedGenerator(nn.Module):
             nn.SELU(),
             last,
         )
+
+    @staticmethod
+    def sizes_of(state: Mapping[str, Tensor]) -> tuple[int, int, int]:
+        """Return ``embed_dim``, ``seeds_per_class`` and ``hidden`` of the network that a state is of."""
+        return len(state["layers.4.bias"]) // 2, len(state["codes"]), len(state["layers.0.bias"])
 
     def forward(self, conditions: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """Map conditions (K, m, 2 D) and texts (K, D) to visual and textual seeds (K, m, D)."""

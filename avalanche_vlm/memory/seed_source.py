@@ -50,14 +50,17 @@ class SeedSource(Stateful, ABC):
         """Raise if seeds cannot be made with a model, before it is trained in vain; most sources ask none."""
 
     @abstractmethod
-    def make(self, model: Any, features: Tensor, labels: Tensor, validation: Any = None) -> NewSeeds:
+    def make(
+        self, model: Any, features: Tensor, labels: Tensor, validation: tuple[Tensor, Tensor] | None = None
+    ) -> NewSeeds:
         """Return seeds of every class that there is a feature of.
 
         Args:
             model: the strategy's model, as it is now.
             features: x (N, D), of unit length.
             labels: int64 (N,).
-            validation: features and labels that were held out of training, or None.
+            validation: features (V, D), of unit length, and labels (V,) that were held out of training; or
+                None.
         """
 
     def state_dict(self) -> dict[str, Any]:
@@ -73,3 +76,21 @@ class SeedSource(Stateful, ABC):
         if set(state) != set(self.state_dict()):
             raise wrong_value("state", f"that of a {type(self).__name__}", f"one with {sorted(state)}")
         self._generator.set_state(state["generator"].cpu())
+
+
+class CountedSeedSource(SeedSource):
+    """Makes a number of seeds of each class that is told.
+
+    Args:
+        seeds_per_class: the number.
+        seed: of the random numbers.
+
+    Raises:
+        TypeError: an argument is no whole number.
+        ValueError: a number out of its range.
+    """
+
+    def __init__(self, seeds_per_class: int = 4, *, seed: int = 0) -> None:
+        super().__init__(seed=seed)
+        check_count("seeds_per_class", seeds_per_class)
+        self.seeds_per_class = seeds_per_class

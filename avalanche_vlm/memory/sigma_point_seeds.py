@@ -45,7 +45,9 @@ class SigmaPointSeeds(SeedSource):
         check_count("rank", rank)
         self.rank = rank
 
-    def make(self, model: Any, features: Tensor, labels: Tensor, validation: Any = None) -> NewSeeds:
+    def make(
+        self, model: Any, features: Tensor, labels: Tensor, validation: tuple[Tensor, Tensor] | None = None
+    ) -> NewSeeds:
         """Return the points."""
         seeds: list[Tensor] = []
         for label in labels.unique():

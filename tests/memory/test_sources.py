@@ -385,6 +385,13 @@ def test_a_source_goes_on_from_its_state(meta_rate):
         second.load_state_dict(KMeansSeeds().state_dict())
 
 
+def test_a_state_of_a_network_of_other_sizes_is_refused_by_both():
+    first, other = GeneratedSeeds(3, steps=1, meta_rate=0.5), GeneratedSeeds(2, meta_rate=0.5, hidden=16)
+    first.make(classifier(), *features_of())
+    with pytest.raises(ValueError, match="of 2 seeds and width 16; got one of 3 seeds and width 128"):
+        other.load_state_dict(first.state_dict())
+
+
 def test_models_that_have_no_gradients_of_seeds_are_refused():
     pair = features_of()
     with pytest.raises(TypeError, match="`model`.*KMeansSeeds"):
