@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
 import torch
 from avalanche.benchmarks.utils import AvalancheDataset
@@ -16,27 +16,15 @@ from avalanche_vlm._checked_features import check_features
 from avalanche_vlm._checks import check_choice, check_count, check_number, check_type, wrong_value
 from avalanche_vlm._host import DatasetForm, dataset_of_embeddings, eval_loader
 from avalanche_vlm.functional import kept_apart
-from avalanche_vlm.memory._stored_rows import STORED_DTYPES, StoredRows
+from avalanche_vlm.memory._seed_description import seed_description
+from avalanche_vlm.memory._seed_draws import SeedDraw, around, rows_of_each_class
+from avalanche_vlm.memory._seed_store import SeedNumbers, SeedStore
+from avalanche_vlm.memory._stored_rows import STORED_DTYPES
 from avalanche_vlm.memory.generated_seeds import GeneratedSeeds
 from avalanche_vlm.memory.pruning import RedundancyPruning, SeedPruning
 from avalanche_vlm.memory.seed_source import SeedSource
 
 _READ_AT_ONCE = 4096
-_NUMBERS = ("labels", "counts", "spreads", "lengths")
-
-
-class SeedDraw(NamedTuple):
-    """Samples from a memory of seeds.
-
-    Attributes:
-        visual: (B, D), embeddings around seeds, as long as those that the seeds stand for.
-        labels: int64 (B,).
-        rows: int64 (B,), the seed that each comes from.
-    """
-
-    visual: Tensor
-    labels: Tensor
-    rows: Tensor
 
 
 @final
@@ -128,12 +116,7 @@ class SeedBuffer(ExemplarsBuffer):
         self.update_every = update_every
         self.seed = seed
         self.updates = 0
-        self.labels = torch.zeros(0, dtype=torch.int64)
-        self.counts = torch.zeros(0)
-        self.spreads = torch.zeros(0)
-        self.lengths = torch.zeros(0)
-        self._visual = StoredRows(dtype)
-        self._textual: StoredRows | None = None
+        self._store = SeedStore(dtype)
         self._waiting: list[tuple[Tensor, Tensor]] = []
         self._held_out: list[tuple[Tensor, Tensor]] = []
         self._form = DatasetForm(has_tensor_labels=False, has_task_labels=False)
@@ -142,7 +125,7 @@ class SeedBuffer(ExemplarsBuffer):
         self._made = None
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self._store)
 
     def __bool__(self) -> bool:
         return True  # a memory without seeds is a memory all the same
@@ -159,16 +142,36 @@ class SeedBuffer(ExemplarsBuffer):
     @property
     def visual(self) -> Tensor:
         """The visual seeds float32 (M, D), of unit length but for rounding; their classes are ``labels``."""
-        return self._visual.rows()
+        return self._store.visual.rows()
 
     @property
     def textual(self) -> Tensor | None:
         """The textual seeds (M, D); None where a seed's text is that of its class."""
-        return None if self._textual is None else self._textual.rows()
+        return None if self._store.textual is None else self._store.textual.rows()
 
     def textual_rows(self, rows: Tensor) -> Tensor | None:
         """Return some textual seeds, (K, D) for int64 (K,); None without such."""
-        return None if self._textual is None else self._textual.rows(rows)
+        return None if self._store.textual is None else self._store.textual.rows(rows)
+
+    @property
+    def labels(self) -> Tensor:
+        """The class int64 (M,) of each seed."""
+        return self._store.numbers.labels
+
+    @property
+    def counts(self) -> Tensor:
+        """How many embeddings (M,) each seed stands for."""
+        return self._store.numbers.counts
+
+    @property
+    def spreads(self) -> Tensor:
+        """The deviation (M,) of the embeddings of its class from the nearest seed, in each dimension."""
+        return self._store.numbers.spreads
+
+    @property
+    def lengths(self) -> Tensor:
+        """The mean length (M,) of the embeddings of its class."""
+        return self._store.numbers.lengths
 
     @property
     def classes(self) -> list[int]:
@@ -178,11 +181,8 @@ class SeedBuffer(ExemplarsBuffer):
     @property
     def nbytes(self) -> int:
         """Number of bytes of seeds, of embeddings that wait, and of what the source keeps."""
-        parts = [getattr(self, name) for name in _NUMBERS] + [
-            x for pair in (*self._waiting, *self._held_out) for x in pair
-        ]
-        text = 0 if self._textual is None else self._textual.nbytes
-        return sum(part.nbytes for part in parts) + self._visual.nbytes + text + self.source.nbytes
+        parts = [x for pair in (*self._waiting, *self._held_out) for x in pair]
+        return sum(part.nbytes for part in parts) + self._store.nbytes + self.source.nbytes
 
     # Drawing.
 
@@ -200,19 +200,8 @@ class SeedBuffer(ExemplarsBuffer):
         if len(self) == 0:
             advice = "Train an experience first."
             raise wrong_value("count", "drawn from a memory that has seeds", "one without", advice)
-        _, positions = self.labels.unique(return_inverse=True)
-        totals = torch.zeros(int(positions.max()) + 1).index_add_(0, positions, self.counts)
-        rows = torch.multinomial(
-            self.counts / totals[positions], count, replacement=True, generator=generator
-        )
-        return self._around(rows, generator)
-
-    def _around(self, rows: Tensor, generator: torch.Generator) -> SeedDraw:
-        visual = self._visual.rows(rows)
-        if self.jitter > 0:
-            noise = torch.randn(visual.shape, generator=generator)
-            visual = F.normalize(visual + self.jitter * self.spreads[rows, None] * noise, dim=1)
-        return SeedDraw(visual * self.lengths[rows, None], self.labels[rows], rows)
+        rows = torch.multinomial(self._store.shares, count, replacement=True, generator=generator)
+        return around(self._store, rows, self.jitter, generator)
 
     @property
     def buffer(self) -> AvalancheDataset[Any]:
@@ -221,12 +210,12 @@ class SeedBuffer(ExemplarsBuffer):
             return self._buffer
         if self._made is None:
             if self.samples_per_class is None:
-                rows = torch.arange(len(self))
-                draw = SeedDraw(self._visual.rows() * self.lengths[:, None], self.labels, rows)
+                draw = around(self._store, torch.arange(len(self)), 0, self._random(1))
             else:
                 # The same draws for the same memory, whoever asks for them: a run that resumes has them too.
                 generator = self._random(1)
-                draw = self._around(self._rows_of_each_class(self.samples_per_class, generator), generator)
+                rows = rows_of_each_class(self._store, self.samples_per_class, generator)
+                draw = around(self._store, rows, self.jitter, generator)
             visual = draw.visual.to(self._float.dtype)
             self._made = dataset_of_embeddings(visual, draw.labels, self._form, self._task_labels)
         return self._made
@@ -236,16 +225,6 @@ class SeedBuffer(ExemplarsBuffer):
         raise wrong_value(
             "buffer", "left to the seeds that it is drawn from", f"a {type(new_buffer).__name__}"
         )
-
-    def _rows_of_each_class(self, count: int, generator: torch.Generator) -> Tensor:
-        classes, positions, sizes = self.labels.unique(return_inverse=True, return_counts=True)
-        order = positions.argsort(stable=True)
-        starts = sizes.cumsum(0) - sizes
-        place = torch.arange(len(order)) - starts[positions[order]]
-        weights = torch.zeros(len(classes), int(sizes.max()))
-        weights[positions[order], place] = self.counts[order]
-        drawn = torch.multinomial(weights, count, replacement=True, generator=generator)
-        return order[(starts[:, None] + drawn).flatten()]
 
     # Updates.
 
@@ -300,7 +279,7 @@ class SeedBuffer(ExemplarsBuffer):
             TypeError: not tensors of floats and of whole numbers.
             ValueError: lengths or widths that do not agree, no feature, or one that is not finite.
         """
-        width = self._visual.values.shape[1] or (self._waiting[0][0].shape[1] if self._waiting else 0)
+        width = self._store.visual.values.shape[1] or (self._waiting[0][0].shape[1] if self._waiting else 0)
         check_features(features, labels, width)
         self._waiting.append((features.detach().float().cpu().clone(), labels.long().cpu().clone()))
         if validation is not None:
@@ -321,18 +300,14 @@ class SeedBuffer(ExemplarsBuffer):
             x = torch.cat([x for x, _ in self._held_out])
             validation = F.normalize(x, dim=1), torch.cat([y for _, y in self._held_out])
         new = self.source.make(model, unit, labels, validation)
-        if len(self) > 0 and (new.textual is None) != (self._textual is None):
+        if len(self) > 0 and (new.textual is None) != (self._store.textual is None):
             expected = "one that always makes textual seeds, or never"
             raise wrong_value("source", expected, f"a {type(self.source).__name__} that does now and then")
         visual, done = kept_apart(new.visual.detach(), unit, labels, self._random(2))
-        numbers = _described(new.visual.detach(), new.labels, unit, labels, lengths)
+        numbers = seed_description(new.visual.detach(), new.labels, unit, labels, lengths)
         self._warn_of_lost(new.labels, done)
-        self._visual.append(visual[done])
-        if new.textual is not None:
-            self._textual = StoredRows(self.dtype) if self._textual is None else self._textual
-            self._textual.append(new.textual.detach()[done])
-        for name, values in zip(_NUMBERS, (new.labels, *numbers), strict=True):
-            setattr(self, name, torch.cat([getattr(self, name), values[done]]))
+        textual = None if new.textual is None else new.textual.detach()[done]
+        self._store.append(visual[done], textual, SeedNumbers(*(each[done] for each in numbers)))
         self._waiting, self._held_out = [], []
         self._prune()
         self._note_change()
@@ -363,10 +338,8 @@ class SeedBuffer(ExemplarsBuffer):
         """
         if len(self) == 0:
             return
-        features = moved(self._visual.rows() * self.lengths[:, None], self.labels).float().cpu()
-        self.lengths = features.norm(dim=1)
-        self._visual = StoredRows(self.dtype)
-        self._visual.append(F.normalize(features, dim=1))
+        features = moved(self.visual * self.lengths[:, None], self.labels).float().cpu()
+        self._store.turn(F.normalize(features, dim=1), features.norm(dim=1))
         self._note_change()
 
     def _note_change(self) -> None:
@@ -385,8 +358,7 @@ class SeedBuffer(ExemplarsBuffer):
                 "no seed and are not replayed. Give SeedBuffer a larger one.",
                 stacklevel=4,
             )
-        visual, kept = self._visual.rows(), []
-        self.counts = self.counts.clone()  # a state taken before holds the old ones
+        visual, counts, kept = self.visual, self.counts.clone(), []
         for position, label in enumerate(arrived):
             rows = (self.labels == label).nonzero().flatten()
             share = max((self.max_size - position + len(arrived) - 1) // len(arrived), 0)
@@ -394,30 +366,23 @@ class SeedBuffer(ExemplarsBuffer):
                 continue
             if len(rows) > share:
                 own = visual[rows]
-                stay = self.pruning.kept(own, self.counts[rows], share)
+                stay = self.pruning.kept(own, counts[rows], share)
                 nearest = (own @ own[stay].T).argmax(dim=1)
                 nearest[stay] = torch.arange(share)
-                taken = torch.zeros(share).index_add_(0, nearest, self.counts[rows])
+                taken = torch.zeros(share).index_add_(0, nearest, counts[rows])
                 rows = rows[stay]
-                self.counts[rows] = taken
+                counts[rows] = taken
             kept.append(rows)
         index = torch.cat(kept).sort().values
-        if len(index) == len(self):
-            return
-        self._visual.keep(index)
-        if self._textual is not None:
-            self._textual.keep(index)
-        for name in _NUMBERS:
-            setattr(self, name, getattr(self, name)[index])
+        if len(index) < len(self):
+            self._store.keep(index, counts)
 
     # State.
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that is kept."""
         return {
-            **{name: getattr(self, name) for name in _NUMBERS},
-            "visual": self._visual.state(),
-            "textual": None if self._textual is None else self._textual.state(),
+            **self._store.state(),
             "waiting": [list(pair) for pair in self._waiting],
             "held_out": [list(pair) for pair in self._held_out],
             "source": self.source.state_dict(),
@@ -436,42 +401,12 @@ class SeedBuffer(ExemplarsBuffer):
         """
         if set(state) != set(self.state_dict()):
             raise wrong_value("state", "that of a SeedBuffer", f"one with {sorted(state)}")
-        values = state["visual"]["values"]
-        if values.dtype != StoredRows(self.dtype).values.dtype:
-            raise wrong_value("state", f"one of seeds kept as {self.dtype}", f"seeds kept as {values.dtype}")
+        self._store.check(state)
         self.source.load_state_dict(state["source"])
-        for name in _NUMBERS:
-            setattr(self, name, state[name].cpu().clone())
-        self._visual.load(state["visual"])
-        self._textual = None if state["textual"] is None else StoredRows(self.dtype)
-        if self._textual is not None:
-            self._textual.load(state["textual"])
+        self._store.load(state)
         self._waiting = [(x.cpu(), y.cpu()) for x, y in state["waiting"]]
         self._held_out = [(x.cpu(), y.cpu()) for x, y in state["held_out"]]
         self.updates, self.max_size = state["updates"], state["max_size"]
         self._form, self._task_labels = DatasetForm(*state["form"]), dict(state["task_labels"])
         self._float = state["float"].cpu()
         self._made = None
-
-
-def _described(
-    seeds: Tensor, labels: Tensor, features: Tensor, feature_labels: Tensor, lengths: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return how many features each seed stands for, their deviation from it, and their length, (M,) each."""
-    counts, spreads, means = torch.ones(len(seeds)), torch.zeros(len(seeds)), torch.ones(len(seeds))
-    alone: list[Tensor] = []
-    for label in labels.unique().tolist():
-        rows, own = (labels == label).nonzero().flatten(), features[feature_labels == label]
-        nearest = (own @ seeds[rows].T).argmax(dim=1)
-        counts[rows] = nearest.bincount(minlength=len(rows)).clamp(min=1).float()
-        distance = (own - seeds[rows][nearest]).square().sum(dim=1)
-        spreads[rows] = (distance.mean() / features.shape[1]).sqrt()
-        means[rows] = lengths[feature_labels == label].mean()
-        if len(own) == 1:
-            alone.append(rows)
-    if alone:  # a single feature does not tell how far others would be: take the mean of other classes
-        single = torch.cat(alone)
-        others = torch.ones(len(seeds), dtype=torch.bool)
-        others[single] = False
-        spreads[single] = spreads[others].mean() if others.any() else 0.0
-    return counts, spreads, means
