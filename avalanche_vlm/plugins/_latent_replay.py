@@ -16,8 +16,6 @@ from avalanche_vlm._host import DatasetForm, dataset_of_embeddings, trained_expe
 from avalanche_vlm.plugins.latent_features import latent_features
 from avalanche_vlm.sources import LatentGenerator
 
-_PLAIN = (bool, int, float, str, type(None))
-
 
 class LatentReplay(SupervisedPlugin[Any]):
     """Fits a generator to each experience, and trains on what it draws.
@@ -73,12 +71,8 @@ class LatentReplay(SupervisedPlugin[Any]):
 
     def describe(self) -> dict[str, Any]:
         """Return the arguments, those of the generator too, as plain values."""
-        generator = self.generator
-        kept = {*generator.per_component, *generator.shared, "embed_dim"}
-        own = {name: value for name, value in vars(generator).items() if isinstance(value, _PLAIN)}
-        told = {name: value for name, value in own.items() if name not in kept and not name.startswith("_")}
         return {
-            "generator": {"kind": type(generator).__name__, **told},
+            "generator": self.generator.describe(),
             "samples_per_class": self.samples_per_class,
             "batch_samples_per_class": self.batch_samples_per_class,
         }
