@@ -37,6 +37,7 @@ from avalanche_vlm.memory import (
 from avalanche_vlm.metrics import (
     AccuracyMatrixMetric,
     ClassAccuracyMetric,
+    CostMetric,
     MemoryMetric,
     SemanticDriftMetric,
 )
@@ -386,6 +387,7 @@ COMPONENTS = [
     ),
     Component(AccuracyMatrixMetric, {"space": "open"}),
     Component(ClassAccuracyMetric, {"space": "open"}, documented=False),
+    Component(CostMetric, {}, documented=False),
     Component(MemoryMetric, {}, documented=False),
     Component(SemanticDriftMetric, {"fraction": 0}),
     Component(FineTune, {"model": nn.Linear(2, 2), "optimizer": 3, "plugins": 3}, strategy_arguments()),

@@ -19,7 +19,7 @@ from avalanche.training.plugins import EvaluationPlugin
 from avalanche_vlm._checks import check_type, wrong_value
 from avalanche_vlm._processes import free_lock
 from avalanche_vlm.checkpointing import CheckpointPlugin, resume
-from avalanche_vlm.comparison.outcome import Outcome, outcome_of, read_outcome, write_outcome
+from avalanche_vlm.comparison.outcome import Outcome, is_finished, outcome_of, read_outcome, write_outcome
 from avalanche_vlm.comparison.run import Run
 from avalanche_vlm.comparison.setup import Setup
 from avalanche_vlm.logging import ResultsLogger
@@ -53,6 +53,8 @@ def make(run: Run, folder: Path, *, checkpoints: bool, tell: Told) -> Outcome:
         return outcome_of(run, "elsewhere")
     try:
         before = read_outcome(own)
+        if is_finished(run, before):
+            return outcome_of(run, "finished")  # by another process, since this one looked
         if before is not None and before.definition != run.definition():
             shutil.rmtree(own / "checkpoints", ignore_errors=True)
         write_outcome(own, outcome_of(run, "interrupted"))  # unless it comes to its end

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from avalanche_vlm._checks import check_count, check_type, wrong_value
 from avalanche_vlm.comparison._one_run import make, make_in_process, run_folder
-from avalanche_vlm.comparison.outcome import Outcome, outcome_of, read_outcome, write_outcome
+from avalanche_vlm.comparison.outcome import Outcome, is_finished, outcome_of, read_outcome, write_outcome
 from avalanche_vlm.comparison.run import Run
 
 
@@ -72,15 +72,15 @@ def compare(
     check_type("folder", folder, (str, os.PathLike))
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    left = [run for run in runs if not _is_finished(run, folder)]
+    left = [run for run in runs if not is_finished(run, read_outcome(run_folder(run, folder)))]
     lines = _Lines(len(runs), len(runs) - len(left))
     with lines.progress:
         if processes == 0:
             made = _here(left, folder, checkpoints, lines)
         else:
             made = _Processes(folder, checkpoints, processes, lines).make(left)
-    new = dict(zip(left, made, strict=True))
-    return [new.get(run) or outcome_of(run, "finished") for run in runs]
+    new = {run.folder_name: outcome for run, outcome in zip(left, made, strict=True)}
+    return [new.get(run.folder_name) or outcome_of(run, "finished") for run in runs]
 
 
 def _check(runs: Sequence[Run], processes: int) -> None:
@@ -89,17 +89,13 @@ def _check(runs: Sequence[Run], processes: int) -> None:
         raise wrong_value("runs", "at least one run", "none")
     for run in runs:
         check_type("runs", run, Run)
+        run.definition()  # as its functions read now
         if processes:
             run.check_importable()
     names = [(run.stream, run.method, run.seed) for run in runs]
     twice = [run for run in runs if names.count((run.stream, run.method, run.seed)) > 1]
     if twice:
         raise wrong_value("runs", "runs of different names", f"{twice[0]} twice")
-
-
-def _is_finished(run: Run, folder: Path) -> bool:
-    outcome = read_outcome(run_folder(run, folder))
-    return outcome is not None and outcome.state == "finished" and outcome.definition == run.definition()
 
 
 def _here(runs: Sequence[Run], folder: Path, checkpoints: bool, lines: _Lines) -> list[Outcome]:
@@ -129,7 +125,7 @@ class _Processes:
         self.threads = max((os.cpu_count() or 1) // count, 1)
         self.lines = lines
         self.active: dict[Connection, tuple[Run, Any, TaskID]] = {}
-        self.outcomes: dict[Run, Outcome] = {}
+        self.outcomes: dict[str, Outcome] = {}  # by the folder of the run
 
     def make(self, runs: Sequence[Run]) -> list[Outcome]:
         waiting = list(runs)
@@ -147,7 +143,7 @@ class _Processes:
                 for _, process, _ in self.active.values():
                     process.terminate()
             raise
-        return [self.outcomes[run] for run in runs]
+        return [self.outcomes[run.folder_name] for run in runs]
 
     def _begin(self, run: Run) -> None:
         receiver, sender = self.context.Pipe(duplex=False)
@@ -163,7 +159,7 @@ class _Processes:
             run, process, task = self.active[receiver]
             try:
                 message = receiver.recv()
-            except EOFError:
+            except (EOFError, OSError):  # it ended, maybe amid a message
                 process.join()
                 message = self._of_the_dead(run, process.exitcode)
             if not isinstance(message, Outcome):
@@ -172,7 +168,7 @@ class _Processes:
             del self.active[receiver]
             receiver.close()
             process.join()
-            self.outcomes[run] = message
+            self.outcomes[run.folder_name] = message
             self.lines.end(task, message)
 
     def _of_the_dead(self, run: Run, exit_code: int) -> Outcome:

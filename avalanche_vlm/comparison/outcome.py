@@ -49,6 +49,11 @@ def outcome_of(run: Run, state: State, reason: str = "") -> Outcome:
     )
 
 
+def is_finished(run: Run, outcome: Outcome | None) -> bool:
+    """Return whether a run as it reads now is the one that has come to its end."""
+    return outcome is not None and outcome.state == "finished" and outcome.definition == run.definition()
+
+
 def write_outcome(folder: Path, outcome: Outcome) -> None:
     """Write an outcome into the folder of its run."""
     with replacing(folder / FILE_NAME) as temporary:

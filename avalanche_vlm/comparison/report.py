@@ -7,8 +7,9 @@ import os
 import re
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from avalanche_vlm._checks import check_type, wrong_value
 from avalanche_vlm._files import replacing
@@ -63,9 +64,9 @@ def write_comparison(
     Args:
         runs: those that were given to `compare`, or some of them.
         folder: likewise.
-        columns: of the tables; None for those of class-incremental or, if the first label space measured
-            is that of data sets, of multi-domain streams. The second one is the Last accuracy that methods
-            are compared by.
+        columns: of the tables; None for those of class-incremental streams, in the label spaces of the
+            `Setup`, or, if the first one is that of data sets, those of multi-domain streams. The second
+            one is the Last accuracy that methods are compared by.
         title: heading of the page.
 
     Returns:
@@ -75,6 +76,7 @@ def write_comparison(
         TypeError: an argument has another type.
         ValueError: there are no runs, or columns without a second.
     """
+    check_type("folder", folder, (str, os.PathLike))
     folder, runs = Path(folder), list(runs)
     if not runs:
         raise wrong_value("runs", "at least one run", "none")
@@ -83,17 +85,20 @@ def write_comparison(
     if columns is not None and len(columns) < 2:
         raise wrong_value("columns", "at least two, of which methods are compared by the second", columns)
     outcomes = [read_outcome(run_folder(run, folder)) or outcome_of(run, "not begun") for run in runs]
+    folder.mkdir(parents=True, exist_ok=True)
     _write_outcomes(folder / "runs.csv", outcomes)
     results = folder / RESULTS
     rows = _finished_rows(read_results(results) if results.exists() else [], outcomes)
     pages = [f"# {title}\n"]
-    for stream in dict.fromkeys(run.stream for run in runs):
+    streams = list(dict.fromkeys(run.stream for run in runs))
+    names = _file_names(streams)
+    for stream in streams:
         own = [row for row in rows if row.benchmark == stream]
         chosen = columns or _columns(own)
         pages.append(f"## {stream}\n")
         pages.append(_table(own, [each for each in outcomes if each.stream == stream], chosen))
         if own:
-            pages.extend(_pictures(own, folder, stream, chosen[1]))
+            pages.extend(_pictures(own, folder, stream, names[stream], chosen[1]))
     path = folder / "comparison.md"
     with replacing(path) as temporary:
         temporary.write_text("\n".join(pages))
@@ -112,8 +117,13 @@ def _finished_rows(rows: Sequence[ResultRow], outcomes: Sequence[Outcome]) -> li
 
 
 def _columns(rows: Sequence[ResultRow]) -> Sequence[TableColumn]:
-    spaces = [row.space for row in rows if row.space]
-    return MTIL_COLUMNS if spaces[:1] == ["dataset"] else CLASS_INCREMENTAL_COLUMNS
+    """Return the columns in the label spaces that were measured, in their order."""
+    spaces = list(dict.fromkeys(row.space for row in rows if row.space))
+    if spaces[:1] == ["dataset"]:
+        return MTIL_COLUMNS
+    first, second = [*spaces, "seen", "all"][:2] if len(spaces) != 1 else (spaces[0], "all")
+    own: Mapping[str, Any] = {"seen": first, "all": second}
+    return [replace(column, space=own[column.space]) for column in CLASS_INCREMENTAL_COLUMNS]
 
 
 def _write_outcomes(path: Path, outcomes: Sequence[Outcome]) -> None:
@@ -192,7 +202,23 @@ def _unfinished(outcomes: Sequence[Outcome]) -> list[str]:
     return ["Not finished:\n\n" + "\n".join(lines)] if lines else []
 
 
-def _pictures(rows: Sequence[ResultRow], folder: Path, stream: str, compared: TableColumn) -> list[str]:
+def _file_names(streams: Sequence[str]) -> dict[str, str]:
+    """Return a part of file names for each stream; those alike in what file systems keep get numbers."""
+    names: dict[str, str] = {}
+    for stream in streams:
+        base = re.sub(r"[^A-Za-z0-9]+", "-", stream).strip("-") or "stream"
+        taken = {name.lower() for name in names.values()}
+        names[stream] = next(
+            name
+            for name in (base, *(f"{base}-{number}" for number in range(2, len(streams) + 2)))
+            if name.lower() not in taken
+        )
+    return names
+
+
+def _pictures(
+    rows: Sequence[ResultRow], folder: Path, stream: str, name: str, compared: TableColumn
+) -> list[str]:
     """Draw the pictures of one stream and return the lines that show them."""
     spaces = list(dict.fromkeys(row.space for row in rows if row.metric == "accuracy" and row.space))
     figures = {
@@ -200,7 +226,6 @@ def _pictures(rows: Sequence[ResultRow], folder: Path, stream: str, compared: Ta
         "curves": plot_accuracy_over_experiences(rows, space=compared.space),
         "matrices": plot_accuracy_matrices(rows, space=spaces[-1]),  # pyright: ignore[reportArgumentType]
     }
-    name = re.sub(r"[^A-Za-z0-9]+", "-", stream).strip("-")
     lines: list[str] = []
     for kind, figure in figures.items():
         path = folder / f"{kind}_{name}.png"

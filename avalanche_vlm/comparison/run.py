@@ -8,7 +8,7 @@ import pickle
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, final
 
 from avalanche.training.plugins import EvaluationPlugin
@@ -67,6 +67,11 @@ class Run:
 
     def definition(self) -> str:
         """Return a hash of how the run's two functions read; what they call is not looked at."""
+        return self._definition
+
+    # Once: their file may be edited while the run is being made, by a process that has read it before.
+    @cached_property
+    def _definition(self) -> str:
         text = "\n".join(_source(function) for function in (self.build, self.prepare))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 

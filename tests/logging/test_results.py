@@ -20,7 +20,9 @@ from avalanche_vlm.logging import (
     MTIL_COLUMNS,
     ResultRow,
     TableColumn,
+    final_values,
     matrix_rows,
+    mean_text,
     read_results,
     result_matrix,
     result_rows,
@@ -286,6 +288,59 @@ def test_the_latest_summary_of_a_run_counts():
     assert cells(results_table([*found, row(2, 0.5, seed=1)], columns=columns))["Forgetting"] == [
         "40.0 ± 14.1"
     ]
+
+
+def value_of(after, value, **columns):
+    given = {"method": "m", "benchmark": "b", "seed": 0, "metric": "cost"} | columns
+    return ResultRow(**given, after_experience=after, value=value)
+
+
+def test_the_final_value_is_that_after_the_most_experiences():
+    found = [value_of(1, 0.1), value_of(3, 0.3), value_of(2, 0.2)]
+    for rows_in_any_order in (found, found[::-1]):
+        assert final_values(rows_in_any_order, "cost") == {("b", "m"): {0: 0.3}}
+    # Of several numbers at one time, the last that was written.
+    later = [*found, value_of(3, 0.4, stream="train")]
+    assert final_values(later, "cost") == {("b", "m"): {0: 0.4}}
+    assert final_values(later, "cost", stream="test") == {("b", "m"): {0: 0.3}}
+    assert final_values([value_of(0, 0.5), value_of(None, 0.1)], "cost") == {("b", "m"): {0: 0.5}}
+
+
+def test_final_values_leave_out_what_is_not_a_number_and_not_of_the_whole_stream():
+    assert final_values([value_of(1, 0.1), value_of(2, NAN)], "cost") == {("b", "m"): {}}
+    parts = [value_of(1, 0.1), value_of(2, 0.2, experience=0), value_of(2, 0.2, class_name="cat")]
+    assert final_values(parts, "cost") == {("b", "m"): {0: 0.1}}
+    in_space = [value_of(1, 0.1), value_of(2, 0.2, space="all")]
+    assert final_values(in_space, "cost") == {("b", "m"): {0: 0.1}}
+    assert final_values(in_space, "cost", space="all") == {("b", "m"): {0: 0.2}}
+    assert final_values(in_space, "other") == {}
+
+
+def test_final_values_are_by_benchmark_method_and_seed(tmp_path):
+    found = [
+        value_of(1, 10 * seed + place, seed=seed, method=method, benchmark=benchmark)
+        for place, (benchmark, method) in enumerate([("y", "n"), ("y", "a"), ("x", "n")])
+        for seed in (2, 0)
+    ]
+    expected = {("y", "n"): {2: 20, 0: 0}, ("y", "a"): {2: 21, 0: 1}, ("x", "n"): {2: 22, 0: 2}}
+    write_results(tmp_path / "results.csv", found)
+    for results in (found, iter(found), tmp_path / "results.csv"):
+        values = final_values(results, "cost")
+        assert values == expected
+        assert [list(value) for value in values.values()] == [[2, 0]] * 3
+        assert list(values) == list(expected)
+    assert final_values([value_of(1, 0.5, seed=None)], "cost") == {("b", "m"): {None: 0.5}}
+    # Of two runs of one name the one that wrote last counts, even if it is not as far.
+    runs = [value_of(3, 0.3, run="a" * 12), value_of(1, 0.1, run="b" * 12)]
+    assert final_values(runs, "cost") == {("b", "m"): {0: 0.1}}
+
+
+def test_means_are_told_as_in_the_table():
+    assert mean_text({}) == "–"
+    assert mean_text({None: 0.25}, scale=100) == "25.0"
+    assert mean_text({0: 1.0, 1: 2.0, 2: 6.0}) == "3.0 ± 2.6"
+    assert mean_text({0: 1.0, 1: 2.0}, digits=3) == "1.500 ± 0.707"
+    assert mean_text({0: 12345.6}, digits=0) == "12346"
 
 
 def test_of_two_runs_of_one_name_the_one_that_wrote_last_counts():
