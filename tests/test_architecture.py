@@ -18,6 +18,7 @@ ORDER = [
     "_processes",
     "functional",
     "_host",
+    "_host_benchmarks",
     "text",
     "models",
     "sources",
@@ -31,7 +32,7 @@ MAY_IMPORT |= {
     "__init__": {"_version"},
     "_version": set(),
     "world": {"world", "_checks"},
-    "benchmarks": {"benchmarks", "_checks", "_host", "functional", "text", "world"},
+    "benchmarks": {"benchmarks", "_checks", "_host", "_host_benchmarks", "functional", "text", "world"},
     "metrics": {"metrics", "_checks", "_host", "functional", "text"},
     "logging": {"logging", "_checks", "_files", "_host", "functional", "text"},
 }

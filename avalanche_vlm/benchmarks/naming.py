@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from copy import copy
-from typing import Any, TypeVar
+from typing import Any
 
 from avalanche.benchmarks import CLScenario, CLStream, EagerCLStream, SequenceCLStream
-from avalanche.benchmarks.scenarios.deprecated.dataset_scenario import DatasetScenario, StreamDef
-from avalanche.benchmarks.scenarios.deprecated.lazy_dataset_sequence import LazyDatasetSequence
-from avalanche.benchmarks.scenarios.generic_scenario import ExperienceAttribute, make_stream
+from avalanche.benchmarks.scenarios.deprecated.dataset_scenario import StreamDef
+from avalanche.benchmarks.scenarios.generic_scenario import make_stream
 from avalanche.benchmarks.utils import AvalancheDataset
 
 from avalanche_vlm._checks import wrong_type, wrong_value
 from avalanche_vlm._host import generated_on_demand
+from avalanche_vlm._host_benchmarks import AnyBenchmark, definition_over, experience_over, with_streams
 from avalanche_vlm.benchmarks.class_names import name_dataset
 from avalanche_vlm.text import ClassNames
-
-AnyBenchmark = TypeVar("AnyBenchmark", bound="CLScenario[Any]")
 
 
 def with_class_names(benchmark: AnyBenchmark, names: Iterable[str]) -> AnyBenchmark:
@@ -51,22 +48,11 @@ def with_class_names(benchmark: AnyBenchmark, names: Iterable[str]) -> AnyBenchm
         raise wrong_type("benchmark", "an Avalanche benchmark", benchmark)
     names = names if isinstance(names, ClassNames) else ClassNames(names)
     _check_name_count(benchmark, names)
-    named = copy(benchmark)
-    if isinstance(named, DatasetScenario):
-        # Streams of this kind make their experiences from the benchmark's definitions.
-        named.stream_definitions = {
-            name: _named_definition(definition, names)
-            for name, definition in named.stream_definitions.items()
-        }
-        streams = [named.stream_factory(name, named) for name in named.stream_definitions]
-        for name, definition in named.stream_definitions.items():
-            setattr(named, f"original_{name}_dataset", definition.origin_dataset)
-    else:
-        streams = [_named_stream(stream, names) for stream in benchmark.streams.values()]
-    named._streams = {stream.name: stream for stream in streams}  # pyright: ignore[reportPrivateUsage]
-    for stream in streams:
-        setattr(named, f"{stream.name}_stream", stream)
-    return named
+    return with_streams(
+        benchmark,
+        definitions=lambda known: {name: _named_definition(each, names) for name, each in known.items()},
+        streams=lambda _: [_named_stream(stream, names) for stream in benchmark.streams.values()],
+    )
 
 
 def _check_name_count(benchmark: CLScenario[Any], names: ClassNames) -> None:
@@ -97,13 +83,11 @@ def _is_lazy(stream: CLStream[Any]) -> bool:
 
 
 def _named_definition(definition: StreamDef[Any], names: ClassNames) -> StreamDef[Any]:
-    sequence = LazyDatasetSequence(_named_datasets(definition.exps_data, names), len(definition.exps_data))
-    if not definition.is_lazy:
-        sequence.load_all_experiences()
     origin = definition.origin_dataset
     if isinstance(origin, AvalancheDataset) and hasattr(origin, "targets"):
         origin = name_dataset(origin, names)
-    return StreamDef(sequence, definition.exps_task_labels, origin, definition.is_lazy)
+    datasets = _named_datasets(definition.exps_data, names)
+    return definition_over(definition, datasets, origin, on_demand=definition.is_lazy)
 
 
 def _named_datasets(datasets: Iterable[Any], names: ClassNames) -> Iterator[Any]:
@@ -112,17 +96,7 @@ def _named_datasets(datasets: Iterable[Any], names: ClassNames) -> Iterator[Any]
 
 
 def _named_stream(stream: CLStream[Any], names: ClassNames) -> CLStream[Any]:
-    experiences = (_named_experience(experience, names) for experience in stream)
+    experiences = (experience_over(each, name_dataset(each.dataset, names)) for each in stream)
     if isinstance(stream, SequenceCLStream):
         return EagerCLStream(stream.name, list(experiences))
     return make_stream(stream.name, experiences)
-
-
-def _named_experience(experience: Any, names: ClassNames) -> Any:
-    named = copy(experience)
-    for key, value in vars(experience).items():
-        # The host's masked attributes are boxes that a shallow copy shares and a stream writes to.
-        if isinstance(value, ExperienceAttribute):
-            vars(named)[key] = copy(value)
-    vars(named)["_dataset"] = name_dataset(experience.dataset, names)
-    return named

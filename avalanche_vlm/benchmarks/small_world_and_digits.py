@@ -16,6 +16,7 @@ from avalanche_vlm.benchmarks.class_incremental import StreamArguments
 from avalanche_vlm.benchmarks.digits_benchmark import DIGIT_NAMES, digits
 from avalanche_vlm.benchmarks.multi_dataset_benchmark import multi_dataset_benchmark
 from avalanche_vlm.benchmarks.small_world import small_world_parts
+from avalanche_vlm.functional.splits import shuffled_by_class
 from avalanche_vlm.world import HELD_OUT, STYLES, WorldObject
 
 _SIZE = 32  # pixels, as the small world has them
@@ -92,14 +93,9 @@ def _digits(train_per_class: int, test_per_class: int, seed: int) -> tuple[Any, 
             f"{test_per_class} of them are for testing",
             train_per_class,
         )
-    generator = torch.Generator().manual_seed(seed)
-    train: list[Tensor] = []
-    test: list[Tensor] = []
-    for label in range(len(DIGIT_NAMES)):
-        own = (labels == label).nonzero().flatten()
-        drawn = own[torch.randperm(len(own), generator=generator)]
-        test.append(drawn[:test_per_class])
-        train.append(drawn[test_per_class : test_per_class + train_per_class])
+    drawn = shuffled_by_class(labels, torch.Generator().manual_seed(seed))
+    test = [own[:test_per_class] for own in drawn]
+    train = [own[test_per_class : test_per_class + train_per_class] for own in drawn]
 
     def part(ids: Tensor) -> tuple[Tensor, Tensor]:
         large = interpolate(images[ids].float(), size=(_SIZE, _SIZE), mode="bilinear", align_corners=False)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from avalanche_vlm._checks import check_count, check_number, wrong_value
+from avalanche_vlm.functional.splits import held_out_positions
 
 
 def stratified_split(
@@ -29,15 +31,11 @@ def stratified_split(
     >>> stratified_split([0, 0, 0, 0, 1, 1], test_fraction=0.5, split_seed=0, class_labels=["cat", "dog"])
     ([2, 3, 5], [0, 1, 4])
     """
-    check_number("test_fraction", test_fraction, above=0)
-    if test_fraction >= 1:
-        raise wrong_value("test_fraction", "a number below 1", test_fraction)
+    check_number("test_fraction", test_fraction, above=0, below=1)
     check_count("split_seed", split_seed, at_least=0)
-    generator = torch.Generator().manual_seed(int(split_seed))
-    by_class: dict[int, list[int]] = {}
-    for index, label in enumerate(targets):
-        by_class.setdefault(int(label), []).append(index)
-    single = [class_labels[label] for label, members in sorted(by_class.items()) if len(members) < 2]
+    labels = torch.tensor([int(label) for label in targets], dtype=torch.int64)
+    found, counts = labels.unique(return_counts=True)
+    single = [class_labels[label] for label in found[counts < 2].tolist()]
     if single:
         raise wrong_value(
             "test_fraction",
@@ -45,11 +43,18 @@ def stratified_split(
             f"one sample of {', '.join(map(repr, single[:5]))}{', ...' if len(single) > 5 else ''}",
             "Add samples, or pass a test set.",
         )
-    train: list[int] = []
-    test: list[int] = []
-    for _, members in sorted(by_class.items()):
-        shuffled = [members[position] for position in torch.randperm(len(members), generator=generator)]
-        count = min(max(round(test_fraction * len(members)), 1), len(members) - 1)
-        test += shuffled[:count]
-        train += shuffled[count:]
-    return sorted(train), sorted(test)
+    return held_out_split(labels, float(test_fraction), int(split_seed))
+
+
+def held_out_split(targets: Tensor, fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """Return the positions of what is kept and of what is held out of each class, both sorted.
+
+    Args:
+        targets: int64 (N,), class ids; a class with one sample keeps it.
+        fraction: of each class that is held out; see `held_out_positions`.
+        seed: of the draw.
+    """
+    held_out = held_out_positions(targets, fraction, torch.Generator().manual_seed(seed))
+    kept = torch.ones(len(targets), dtype=torch.bool)
+    kept[held_out] = False
+    return kept.nonzero().flatten().tolist(), held_out.tolist()

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-from copy import copy
-from typing import Any, TypeVar
+from itertools import repeat
+from typing import Any
 
+import torch
 from avalanche.benchmarks import CLScenario, CLStream, EagerCLStream, SequenceCLStream
 from avalanche.benchmarks.scenarios import OnlineCLExperience
-from avalanche.benchmarks.scenarios.deprecated.dataset_scenario import DatasetScenario, StreamDef
-from avalanche.benchmarks.scenarios.deprecated.lazy_dataset_sequence import LazyDatasetSequence
-from avalanche.benchmarks.scenarios.generic_scenario import ExperienceAttribute
 
 from avalanche_vlm._checks import check_count, check_number, check_type, wrong_type, wrong_value
 from avalanche_vlm._host import generated_on_demand
-from avalanche_vlm.benchmarks.stratified_split import stratified_split
+from avalanche_vlm._host_benchmarks import (
+    AnyBenchmark,
+    Definitions,
+    definition_over,
+    experience_over,
+    with_streams,
+)
+from avalanche_vlm.benchmarks.stratified_split import held_out_split
 
 _FIRST = "Cut the validation stream first, and make the stream online or lazy afterwards."
-
-AnyBenchmark = TypeVar("AnyBenchmark", bound="CLScenario[Any]")
 
 
 def with_validation_stream(
@@ -63,30 +64,44 @@ def with_validation_stream(
         _split_indices(experience, index, float(fraction), int(seed))
         for index, experience in enumerate(benchmark.streams["train"])
     ]
-    split = copy(benchmark)
-    if isinstance(split, DatasetScenario):
-        _replace_definitions(split, indices, name)
-        streams = [split.stream_factory(title, split) for title in ("train", name)]
-    else:
+    parts = {"train": [kept for kept, _ in indices], name: [taken for _, taken in indices]}
+
+    def definitions(known: Definitions) -> Definitions:
+        train = known["train"]
+        return {
+            title: definition_over(
+                train, map(_dataset_part, train.exps_data, own, repeat(title)), train.origin_dataset
+            )
+            for title, own in parts.items()
+        }
+
+    def streams(split: AnyBenchmark) -> list[CLStream[Any]]:
         train = benchmark.streams["train"]
-        streams = [
-            EagerCLStream(title, [_part(e, i[k], title) for e, i in zip(train, indices, strict=True)], split)
-            for k, title in enumerate(("train", name))
+        return [
+            EagerCLStream(
+                title,
+                [
+                    experience_over(experience, _dataset_part(experience.dataset, rows, title))
+                    for experience, rows in zip(train, own, strict=True)
+                ],
+                split,
+            )
+            for title, own in parts.items()
         ]
-    split._streams = benchmark.streams | {  # pyright: ignore[reportPrivateUsage]
-        stream.name: stream for stream in streams
-    }
-    for stream in streams:
-        setattr(split, f"{stream.name}_stream", stream)
+
+    split = with_streams(benchmark, definitions=definitions, streams=streams)
+    # What `nc_benchmark` says about the rows of the original train set would no longer be true.
+    rows: Any = getattr(split, "train_exps_patterns_assignment", None)
+    if rows is not None:
+        kept = [[own[i] for i in left] for own, left in zip(rows, parts["train"], strict=True)]
+        vars(split)["train_exps_patterns_assignment"] = kept
     return split
 
 
 def _check_arguments(benchmark: Any, fraction: Any, seed: Any, name: Any) -> None:
     if not isinstance(benchmark, CLScenario):
         raise wrong_type("benchmark", "an Avalanche benchmark", benchmark)
-    check_number("fraction", fraction, above=0)
-    if fraction >= 1:
-        raise wrong_value("fraction", "a number below 1", fraction)
+    check_number("fraction", fraction, above=0, below=1)
     check_count("seed", seed, at_least=0)
     check_type("name", name, str)
     streams = benchmark.streams
@@ -120,55 +135,15 @@ def _check_splittable(benchmark: Any, train: CLStream[Any]) -> None:
 
 def _split_indices(experience: Any, index: int, fraction: float, seed: int) -> tuple[list[int], list[int]]:
     """Return the indices of what stays in train and of what is taken, both sorted."""
-    targets = [int(label) for label in experience.dataset.targets]
-    count = Counter(targets)
-    shared = [position for position, label in enumerate(targets) if count[label] > 1]
-    if not shared:
+    targets = torch.tensor([int(label) for label in experience.dataset.targets], dtype=torch.int64)
+    kept, taken = held_out_split(targets, fraction, seed)
+    if not taken:
         raise wrong_value(
             "benchmark",
             "a benchmark with at least two samples of some class in each train experience",
-            f"experience {index} with {len(targets)} samples of {len(count)} classes",
+            f"experience {index} with {len(targets)} samples of {len(targets.unique())} classes",
         )
-    _, taken = stratified_split(
-        [targets[position] for position in shared],
-        test_fraction=fraction,
-        split_seed=seed,
-        class_labels=(),  # needed for a class with a single sample only
-    )
-    held_out = {shared[position] for position in taken}
-    return [position for position in range(len(targets)) if position not in held_out], sorted(held_out)
-
-
-def _replace_definitions(split: Any, indices: Sequence[tuple[list[int], list[int]]], name: str) -> None:
-    """Give a benchmark that makes its streams from definitions those of the two parts."""
-    train: StreamDef[Any] = split.stream_definitions["train"]
-    split.stream_definitions = dict(split.stream_definitions)
-    for position, title in enumerate(("train", name)):
-        parts = [
-            _dataset_part(dataset, pair[position], title)
-            for dataset, pair in zip(train.exps_data, indices, strict=True)
-        ]
-        sequence = LazyDatasetSequence(parts, len(parts))
-        sequence.load_all_experiences()
-        split.stream_definitions[title] = StreamDef(
-            sequence, train.exps_task_labels, train.origin_dataset, train.is_lazy
-        )
-        setattr(split, f"original_{title}_dataset", train.origin_dataset)
-    # What `nc_benchmark` says about the rows of the original train set would no longer be true.
-    rows = getattr(split, "train_exps_patterns_assignment", None)
-    if rows is not None:
-        kept = [[own[i] for i in pair[0]] for own, pair in zip(rows, indices, strict=True)]
-        split.train_exps_patterns_assignment = kept
-
-
-def _part(experience: Any, indices: list[int], stream: str) -> Any:
-    part = copy(experience)
-    for key, value in vars(experience).items():
-        # The host's masked attributes are boxes that a shallow copy shares and a stream writes to.
-        if isinstance(value, ExperienceAttribute):
-            vars(part)[key] = copy(value)
-    vars(part)["_dataset"] = _dataset_part(experience.dataset, indices, stream)
-    return part
+    return kept, taken
 
 
 def _dataset_part(dataset: Any, indices: list[int], stream: str) -> Any:

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from avalanche_vlm._checks import check_choice, check_count, check_type, wrong_value
+from avalanche_vlm._host_benchmarks import AnyBenchmark
 from avalanche_vlm.embedding.cache import CachedFile, Verify
 from avalanche_vlm.embedding.data_fingerprint import FileIndex, sample_digests
 from avalanche_vlm.embedding.embedded_dataset import EmbeddedSource
 from avalanche_vlm.embedding.embedded_streams import embedded_streams, locate, stream_groups
 from avalanche_vlm.embedding.extraction import Features, Precision, cached_embeddings, image_encoder
 from avalanche_vlm.embedding.frozen_backbone import backbone_facts, frozen_backbone
-from avalanche_vlm.embedding.rebuilding import AnyBenchmark, stream_data, with_data
+from avalanche_vlm.embedding.rebuilding import stream_data, with_data
 from avalanche_vlm.embedding.samples import Source, ViewSamples
 from avalanche_vlm.models import CLIPClassifier, VisionLanguageBackbone
 

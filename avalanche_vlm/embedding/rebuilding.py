@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import copy
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from avalanche.benchmarks import CLScenario, EagerCLStream, SequenceCLStream
 from avalanche.benchmarks.scenarios import OnlineCLExperience
-from avalanche.benchmarks.scenarios.deprecated.dataset_scenario import DatasetScenario, StreamDef
-from avalanche.benchmarks.scenarios.deprecated.lazy_dataset_sequence import LazyDatasetSequence
-from avalanche.benchmarks.scenarios.generic_scenario import ExperienceAttribute
 from avalanche.benchmarks.utils import AvalancheDataset
 
 from avalanche_vlm._checks import wrong_type, wrong_value
-
-AnyBenchmark = TypeVar("AnyBenchmark", bound="CLScenario[Any]")
+from avalanche_vlm._host_benchmarks import AnyBenchmark, definition_over, experience_over, with_streams
 
 
 class StreamData(NamedTuple):
@@ -67,41 +62,14 @@ def with_data(benchmark: AnyBenchmark, data: Mapping[str, StreamData]) -> AnyBen
         benchmark: what to copy.
         data: the data of every stream, as from `stream_data`.
     """
-    other = copy(benchmark)
-    if isinstance(other, DatasetScenario):
-        # Streams of this kind make their experiences from the benchmark's definitions.
-        other.stream_definitions = {
-            name: _definition(definition, data[name]) for name, definition in other.stream_definitions.items()
-        }
-        streams = [other.stream_factory(name, other) for name in other.stream_definitions]
-        for name, definition in other.stream_definitions.items():
-            setattr(other, f"original_{name}_dataset", definition.origin_dataset)
-    else:
-        streams = [
-            EagerCLStream(
-                name,
-                [_experience(e, dataset) for e, dataset in zip(stream, data[name].datasets, strict=True)],
-                other,
-            )
+    return with_streams(
+        benchmark,
+        definitions=lambda known: {
+            name: definition_over(definition, data[name].datasets, data[name].whole)
+            for name, definition in known.items()
+        },
+        streams=lambda other: [
+            EagerCLStream(name, list(map(experience_over, stream, data[name].datasets)), other)
             for name, stream in benchmark.streams.items()
-        ]
-    other._streams = {stream.name: stream for stream in streams}  # pyright: ignore[reportPrivateUsage]
-    for stream in streams:
-        setattr(other, f"{stream.name}_stream", stream)
-    return other
-
-
-def _definition(definition: StreamDef[Any], data: StreamData) -> StreamDef[Any]:
-    sequence = LazyDatasetSequence(data.datasets, len(data.datasets))
-    sequence.load_all_experiences()
-    return StreamDef(sequence, definition.exps_task_labels, data.whole, is_lazy=False)
-
-
-def _experience(experience: Any, dataset: Any) -> Any:
-    other = copy(experience)
-    for key, value in vars(experience).items():
-        # The host's masked attributes are boxes that a shallow copy shares and a stream writes to.
-        if isinstance(value, ExperienceAttribute):
-            vars(other)[key] = copy(value)
-    vars(other)["_dataset"] = dataset
-    return other
+        ],
+    )

@@ -105,7 +105,7 @@ def test_images_are_read_when_they_are_asked_for(tmp_path, write_images):
             "`test_fraction` must be left out where `test`",
         ),
         ({"test_fraction": 0}, ValueError, "`test_fraction` must be a finite number and above 0"),
-        ({"test_fraction": 1}, ValueError, "`test_fraction` must be a number below 1"),
+        ({"test_fraction": 1}, ValueError, "`test_fraction` must be a finite number and above 0 and below 1"),
         ({"test_fraction": "x"}, TypeError, "`test_fraction` must be a number"),
         ({"split_seed": -1}, ValueError, "`split_seed` must be a whole number"),
         ({"train": "single"}, ValueError, "`test_fraction`.*one sample of 'b'.*pass a test set"),
