@@ -10,11 +10,10 @@ from copy import deepcopy
 from typing import Any
 
 from avalanche.benchmarks import CLScenario
-from rich.console import Console
-from rich.progress import Progress
 
 from avalanche_vlm._checks import check_count, check_number, check_type, wrong_type, wrong_value
 from avalanche_vlm._host import experience_classes
+from avalanche_vlm._processes import progress_line
 from avalanche_vlm.benchmarks import class_names
 from avalanche_vlm.selection.choice import CandidateScores, Choice
 from avalanche_vlm.selection.hidden_streams import HiddenStreamError, hide_reported_streams
@@ -79,9 +78,7 @@ def choose_hyperparameters(
     {'lr': 0.1}
     """
     checked = _check_candidates(candidates)
-    check_number("validation_fraction", validation_fraction, above=0)
-    if validation_fraction >= 1:
-        raise wrong_value("validation_fraction", "a number below 1", validation_fraction)
+    check_number("validation_fraction", validation_fraction, above=0, below=1)
     for name, function in (("make_benchmark", make_benchmark), ("train_and_score", train_and_score)):
         if not callable(function):
             raise wrong_type(name, "a function", function)
@@ -94,9 +91,7 @@ def choose_hyperparameters(
     compared = _check_class_orders(make_benchmark, seeds, reported)
     scores: list[CandidateScores] = []
     first_error: Exception | None = None
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("candidates", total=len(checked) * len(seeds))
+    with progress_line("Candidates", len(checked) * len(seeds), "runs") as line:
         for index, candidate in enumerate(checked):
             by_seed: dict[int, float] = {}
             failure = None
@@ -108,9 +103,9 @@ def choose_hyperparameters(
                 if failure is not None:
                     break
                 by_seed[seed] = score
-                progress.advance(task)
+                line.advance()
             scores.append(CandidateScores(candidate, by_seed, failure))
-            progress.update(task, completed=(index + 1) * len(seeds))
+            line.set_done((index + 1) * len(seeds))
     ranked = [(each.mean, each.hyperparameters) for each in scores if each.mean is not None]
     if not ranked:
         reasons = "; ".join(f"{each.hyperparameters}: {each.failure}" for each in scores[:5])
