@@ -17,6 +17,7 @@ from avalanche_vlm._checks import wrong_value
 from avalanche_vlm._processes import make_together, own_share_first, progress_line
 from avalanche_vlm.embedding.cache import CachedFile
 from avalanche_vlm.models import VisionLanguageBackbone
+from avalanche_vlm.models.modes import in_eval_mode
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Features = Literal["projected", "raw"]
@@ -35,7 +36,6 @@ def image_encoder(
     """
     home = backbone.logit_scale.device
     device = home if device is None else device
-    modes = [(module, module.training) for module in backbone.modules()]
     encode = backbone.encode_image if features == "projected" else backbone.encode_image_raw
     autocast = torch.autocast(device.type, _AUTOCAST.get(precision), enabled=precision in _AUTOCAST)
 
@@ -51,11 +51,9 @@ def image_encoder(
     try:
         if device != home:
             backbone.to(device)
-        backbone.eval()
-        yield encoder
+        with in_eval_mode(backbone):
+            yield encoder
     finally:
-        for module, mode in modes:
-            module.training = mode
         if device != home:
             backbone.to(home)
 
