@@ -13,6 +13,7 @@ ROOT = Path(avalanche_vlm.__file__).parent
 ORDER = [
     "_checks",
     "_checked_features",
+    "_precision",
     "_stateful",
     "_files",
     "_processes",

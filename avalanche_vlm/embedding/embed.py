@@ -7,18 +7,19 @@ import json
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from avalanche_vlm._checks import check_choice, check_count, check_type, wrong_value
 from avalanche_vlm._host_benchmarks import AnyBenchmark
+from avalanche_vlm._precision import Precision
 from avalanche_vlm.embedding.cache import CachedFile, Verify
 from avalanche_vlm.embedding.data_fingerprint import FileIndex, sample_digests
 from avalanche_vlm.embedding.embedded_dataset import EmbeddedSource
 from avalanche_vlm.embedding.embedded_streams import embedded_streams, locate, stream_groups
-from avalanche_vlm.embedding.extraction import Features, Precision, cached_embeddings, image_encoder
+from avalanche_vlm.embedding.extraction import Features, cached_embeddings, image_encoder
 from avalanche_vlm.embedding.frozen_backbone import backbone_facts, frozen_backbone
 from avalanche_vlm.embedding.rebuilding import stream_data, with_data
 from avalanche_vlm.embedding.samples import Source, ViewSamples
@@ -155,10 +156,10 @@ def _check_arguments(
     verify: Any,
 ) -> None:
     check_type("cache_dir", cache_dir, (str, PathLike))
-    check_choice("features", features, ("projected", "raw"))
+    check_choice("features", features, get_args(Features))
     check_count("n_views", n_views)
     check_count("batch_size", batch_size)
-    check_choice("precision", precision, ("fp32", "bf16", "fp16"))
+    check_choice("precision", precision, get_args(Precision))
     check_type("device", device, (str, torch.device, type(None)))
     check_count("num_workers", num_workers, at_least=0)
     check_choice("verify", verify, ("checksum", "header"))

@@ -14,16 +14,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from avalanche_vlm._checks import wrong_value
+from avalanche_vlm._precision import AUTOCAST_TYPES, Precision
 from avalanche_vlm._processes import make_together, own_share_first, progress_line
 from avalanche_vlm.embedding.cache import CachedFile
 from avalanche_vlm.models import VisionLanguageBackbone
 from avalanche_vlm.models.modes import in_eval_mode
 
-Precision = Literal["fp32", "bf16", "fp16"]
 Features = Literal["projected", "raw"]
 Encoder = Callable[[Tensor], Tensor]
-
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @contextmanager
@@ -37,7 +35,7 @@ def image_encoder(
     home = backbone.logit_scale.device
     device = home if device is None else device
     encode = backbone.encode_image if features == "projected" else backbone.encode_image_raw
-    autocast = torch.autocast(device.type, _AUTOCAST.get(precision), enabled=precision in _AUTOCAST)
+    autocast = torch.autocast(device.type, AUTOCAST_TYPES.get(precision), enabled=precision in AUTOCAST_TYPES)
 
     def encoder(images: Tensor) -> Tensor:
         with torch.inference_mode(), autocast:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, final, get_args
+from typing import Any, final, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +12,7 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from avalanche_vlm._checks import check_choice, check_count, check_number
-
-Precision = Literal["fp32", "bf16", "fp16"]
-
-_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+from avalanche_vlm._precision import AUTOCAST_TYPES, Precision
 
 
 @final
@@ -64,7 +61,7 @@ class GradientStep:
         """Return the context of the forward pass and of the criterion."""
         if self.precision == "fp32":
             return nullcontext()
-        return torch.autocast(self._device, dtype=_TYPES[self.precision])
+        return torch.autocast(self._device, dtype=AUTOCAST_TYPES[self.precision])
 
     def backward(self, loss: Tensor, optimizer: Optimizer, *, retain_graph: bool) -> None:
         """Add the gradient of a loss to the parameters'; under fp16 it was scaled, and no longer is."""

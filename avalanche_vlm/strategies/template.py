@@ -17,11 +17,12 @@ from torch.optim import Optimizer
 
 from avalanche_vlm._checks import check_choice, check_count, check_type, wrong_value
 from avalanche_vlm._host import experience_classes
+from avalanche_vlm._precision import Precision
 from avalanche_vlm.functional import LABEL_SPACES, LabelSpace
 from avalanche_vlm.models import CLIPClassifier
 from avalanche_vlm.plugins import LabelSpaceCrossEntropy
 from avalanche_vlm.plugins.fast_loader import fast_loader
-from avalanche_vlm.strategies.gradient_step import GradientStep, Precision
+from avalanche_vlm.strategies.gradient_step import GradientStep
 from avalanche_vlm.strategies.resting_text import RestingText
 from avalanche_vlm.strategies.template_arguments import check_plugins
 from avalanche_vlm.strategies.triggers import trigger_of

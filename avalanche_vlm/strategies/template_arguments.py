@@ -10,8 +10,8 @@ from avalanche.training.plugins import EvaluationPlugin
 from torch import Tensor, nn
 
 from avalanche_vlm._checks import wrong_type
+from avalanche_vlm._precision import Precision
 from avalanche_vlm.functional import LabelSpace
-from avalanche_vlm.strategies.gradient_step import Precision
 
 
 class TemplateArguments(TypedDict, total=False):
