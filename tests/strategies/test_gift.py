@@ -202,7 +202,7 @@ def test_laws():
         {"images_per_experience": 1},
         {"images_per_experience": 2, "image_batch_size": 64},
     ],
-    ids=str,
+    ids=" ".join,
 )
 def test_it_trains(arguments):
     strategy = gift(**arguments, train_epochs=12 if "precision" in arguments else 1)
