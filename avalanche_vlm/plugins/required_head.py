@@ -18,12 +18,17 @@ def required_head(model: Any, kind: type[Head], purpose: str = "") -> Head:
         kind: of the head.
         purpose: what follows its name in the error.
     """
-    if not isinstance(model, CLIPClassifier) or not isinstance(model.head, kind):
-        head = type(model.head).__name__ if isinstance(model, CLIPClassifier) else None
-        raise wrong_value(
-            "model",
-            f"a CLIPClassifier with a {kind.__name__}{purpose}",
-            f"one with a {head}" if head else f"a {type(model).__name__}",
-            f"Wrap the head: CLIPClassifier(backbone, {kind.__name__}(head)).",
+    expected = f"a CLIPClassifier with a {kind.__name__}{purpose}"
+    advice = f"Wrap the head: CLIPClassifier(backbone, {kind.__name__}(head))."
+    if not isinstance(model, CLIPClassifier):
+        raise wrong_value("model", expected, f"a {type(model).__name__}", advice)
+    if isinstance(model.head, kind):
+        return model.head
+    got = f"one with a {type(model.head).__name__}"
+    if any(isinstance(part, kind) for part in model.head.modules()):
+        got += f" around a {kind.__name__}"
+        advice = (
+            "Of two heads that fuse text with what was seen only the outer one is asked and fed: leave one "
+            "of them out, with its plugin."
         )
-    return model.head
+    raise wrong_value("model", expected, got, advice)

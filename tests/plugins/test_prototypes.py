@@ -14,7 +14,7 @@ from torch.optim import SGD
 
 from avalanche_vlm.benchmarks import tensor_benchmark
 from avalanche_vlm.functional import transferred_prototypes
-from avalanche_vlm.models import DualPathHead, LoRA, ResidualAdapter, ZeroShotHead
+from avalanche_vlm.models import DualPathHead, GaussianDiscriminantHead, LoRA, ResidualAdapter, ZeroShotHead
 from avalanche_vlm.plugins import (
     AdversarialAnchorDistillationPlugin,
     LabelSpaceCrossEntropy,
@@ -381,3 +381,11 @@ def test_beside_replay_of_the_host():
         "Replay": lambda: ReplayPlugin(mem_size=6),
     }
     check_composes(strategy, plugins, BENCHMARK)
+
+
+def test_of_two_heads_that_fuse_only_the_outer_one_is_fed():
+    made = strategy([PrototypePlugin()], head=GaussianDiscriminantHead(DualPathHead()))
+    with pytest.raises(
+        ValueError, match="GaussianDiscriminantHead around a DualPathHead.*leave one of them out"
+    ):
+        made.train(tiny_benchmark().train_stream[0])
