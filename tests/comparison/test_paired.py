@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ttest_rel
 
@@ -31,6 +31,7 @@ def test_the_interval_is_that_of_scipy(count, confidence):
     assert found.mean + found.half_width == pytest.approx(expected.high)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(pairs)
 def test_the_other_way_round_it_has_the_other_sign(numbers):
     first, second = apart(numbers)
@@ -38,6 +39,7 @@ def test_the_other_way_round_it_has_the_other_sign(numbers):
     assert (there.mean, there.half_width, there.pairs) == (-back.mean, back.half_width, back.pairs)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(pairs, st.floats(-1, 1))
 def test_what_both_have_more_says_nothing(numbers, shift):
     first, second = apart(numbers)
@@ -50,6 +52,7 @@ def test_what_both_have_more_says_nothing(numbers, shift):
     assert moved.half_width == pytest.approx(there.half_width, abs=1e-12)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(pairs, st.randoms())
 def test_the_order_of_seeds_says_nothing(numbers, random):
     first, second = apart(numbers)

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avalanche_vlm.benchmarks import tensor_benchmark
@@ -51,6 +51,7 @@ def test_wrong_arguments_of_a_run_are_named(argument, value, error):
         run_of(**{argument: value})
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(names, names, st.integers(0, 10**6))
 def test_names_of_folders_are_kept_by_all_file_systems(method, stream, seed):
     name = run_of(method=method, stream=stream, seed=seed).folder_name
