@@ -127,7 +127,7 @@ def small_world_parts(
     test_per_class: int,
     image_seed: int,
 ) -> dict[str, tuple[Any, Any, Sequence[str]]]:
-    """Return data sets for `multi_dataset_benchmark`, one a style, each of its share of the objects."""
+    """Return data sets for `multi_dataset_benchmark`, one per style, each of its share of the objects."""
     if not styles or len(objects) % len(styles):
         raise wrong_value("objects", f"a multiple of the {len(styles)} styles", f"{len(objects)} objects")
     share = len(objects) // len(styles)
