@@ -159,7 +159,7 @@ def laws(kind: str, folder: Path) -> dict[str, str]:
                 def make_strategy(chosen: list) -> FineTune:
                     line.advance()
                     backbone = OpenCLIPBackbone("small-clip", pretrained="small-world")
-                    return train_with(replace(setup, backbone=backbone), None, chosen, (head,), epochs=1)
+                    return train_with(replace(setup, backbone=backbone), None, chosen, (head,), epochs=4)
 
                 return make_strategy
 

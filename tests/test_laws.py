@@ -22,6 +22,7 @@ from avalanche_vlm.testing import (
     check_resumable,
     check_seeded,
     check_zero_weight,
+    composition,
     tiny_benchmark,
     tiny_classifier,
     tiny_images,
@@ -121,11 +122,26 @@ def test_a_displaced_plugin(benchmark_of_images):
                 strategy.adapted_dataset, batch_size=2, shuffle=True
             )
 
-    for loader in (OwnLoader, ShuffledLoader, lambda: ReplayPlugin(6)):
+    for loader in (OwnLoader, ShuffledLoader):
         with pytest.raises(LawBroken, match="displaced"):
             check_composes(
                 strategy, {"replay": lambda: ReplayPlugin(4), "other": loader}, benchmark_of_images
             )
+
+
+def test_what_comes_of_pairs_is_told_in_both_orders(benchmark_of_images):
+    makers = {
+        "replay": lambda: ReplayPlugin(4),
+        "second": lambda: ReplayPlugin(6),
+        "decay": lambda: Decay(0.1),
+    }
+    verdicts = composition(strategy, makers, benchmark_of_images)
+    assert len(verdicts) == 6
+    for pair, verdict in verdicts.items():
+        assert not verdict.broken
+        assert ("at most one ReplayPlugin" in verdict.refusal) == ("decay" not in pair)
+    with pytest.raises(LawBroken, match="refused: .*at most one ReplayPlugin"):
+        check_composes(strategy, makers, benchmark_of_images)
 
 
 def test_a_plugin_without_effect_proves_nothing(benchmark_of_images):

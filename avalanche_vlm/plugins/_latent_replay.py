@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from avalanche.core import SupervisedPlugin
+from avalanche.training.plugins import GDumbPlugin
 from torch import Tensor
 
 from avalanche_vlm._checks import check_count, check_type, wrong_value
@@ -89,7 +90,7 @@ class LatentReplay(SupervisedPlugin[Any]):
     def after_train_dataset_adaptation(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Fit the generator, and put embeddings in the place of what was to be trained on."""
         self._restore_batch_size(strategy)  # the last training may have been interrupted
-        _refuse_second(strategy)
+        _refuse_others(strategy)
         known = self.generator.classes
         # Not the adapted data set: what others put there (earlier samples, say) was fitted already.
         data = [experience.dataset for experience in trained_experiences(strategy)]
@@ -134,8 +135,8 @@ class LatentReplay(SupervisedPlugin[Any]):
             self._task_labels.update(pairs)
 
 
-def _refuse_second(strategy: Any) -> None:
-    """Raise `ValueError` if two plugins of a strategy would put their draws in each other's place."""
+def _refuse_others(strategy: Any) -> None:
+    """Raise `ValueError` if another plugin would put its own data in the place of what is drawn."""
     found = [type(plugin).__name__ for plugin in strategy.plugins if isinstance(plugin, LatentReplay)]
     if len(found) > 1:
         raise wrong_value(
@@ -143,4 +144,11 @@ def _refuse_second(strategy: Any) -> None:
             "a list with one plugin that replays from a generator of embeddings",
             f"{' and '.join(found)}",
             "CGIL brings its own: pass it the generator, or take FineTune for another plugin.",
+        )
+    if any(isinstance(plugin, GDumbPlugin) for plugin in strategy.plugins):
+        raise wrong_value(
+            "plugins",
+            "a list without GDumb, which trains on its own memory alone, beside a generator of embeddings",
+            f"GDumb and {found[0]}",
+            "Leave one of them out: nothing that is drawn would be trained on.",
         )

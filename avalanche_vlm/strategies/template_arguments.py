@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypedDict
 
 import torch
-from avalanche.training.plugins import EvaluationPlugin
+from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin
 from torch import Tensor, nn
 
-from avalanche_vlm._checks import wrong_type
+from avalanche_vlm._checks import wrong_type, wrong_value
 from avalanche_vlm._precision import Precision
 from avalanche_vlm.functional import LabelSpace
 
@@ -55,6 +55,20 @@ class TemplateArguments(TypedDict, total=False):
 
 
 def check_plugins(plugins: Any) -> None:
-    """Raise `TypeError` unless the plugins that a strategy is given are a list of them."""
+    """Raise unless a strategy can be given these plugins.
+
+    Raises:
+        TypeError: they are no list.
+        ValueError: two are the host's ``ReplayPlugin``, of which the last sets the loader and the others
+            replay nothing.
+    """
     if isinstance(plugins, str) or not isinstance(plugins, Sequence):
         raise wrong_type("plugins", "a list of plugins", plugins)
+    count = sum(isinstance(plugin, ReplayPlugin) for plugin in plugins)
+    if count > 1:
+        raise wrong_value(
+            "plugins",
+            "a list with at most one ReplayPlugin of Avalanche, because the last one displaces the others",
+            f"{count}",
+            "For a second memory take FeatureReplayPlugin.",
+        )

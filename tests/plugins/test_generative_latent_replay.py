@@ -21,6 +21,7 @@ from avalanche_vlm.checkpointing import CheckpointPlugin, resume
 from avalanche_vlm.metrics import stored_bytes
 from avalanche_vlm.models import CosineHead, LearnedContextHead, ZeroShotHead
 from avalanche_vlm.plugins import (
+    GDumbPlugin,
     GenerativeLatentReplayPlugin,
     LabelSpaceCrossEntropy,
     PastGenerativeLatentReplayPlugin,
@@ -491,6 +492,12 @@ def test_what_cumulative_adds_is_not_fitted_again(kind):
 def test_two_generators_side_by_side_are_refused():
     both = strategy([replay(), replay(PastGenerativeLatentReplayPlugin)])
     with pytest.raises(ValueError, match="`plugins` must be a list with one plugin that replays"):
+        both.train(EMBEDDED.train_stream[0])
+
+
+def test_gdumb_beside_a_generator_is_refused():
+    both = strategy([replay(), GDumbPlugin(8)])
+    with pytest.raises(ValueError, match="`plugins` must be a list without GDumb"):
         both.train(EMBEDDED.train_stream[0])
 
 
