@@ -82,7 +82,6 @@ def main() -> None:
     logging.captureWarnings(True)  # the host's notes on its own next version
     if arguments.smoke:
         arguments.streams, arguments.seeds = ["small-world:embedded"], [0]
-    # What stands here belongs to a run: with another value it is made again.
     data = {"device": arguments.device, "cache": arguments.output / "cache", "smoke": arguments.smoke}
     learn = partial(build, epochs=1 if arguments.smoke else 5)
     methods = {name: partial(learn, method=name) for name in arguments.methods}
@@ -93,7 +92,8 @@ def main() -> None:
     columns = MTIL_COLUMNS if "mtil:" in str(arguments.streams) else CLASS_INCREMENTAL_COLUMNS
     if any(each.state == "finished" for each in outcomes):
         show(results_table(arguments.output / "results.csv", columns=columns), f"More in {page}.")
-    sys.exit("\n".join({f"{each.method}, {each.stream}: {each.reason}" for each in outcomes if each.reason}))
+    failed = {f"{each.method}, {each.stream}: {each.reason}" for each in outcomes if each.reason}
+    sys.exit("\n".join(failed) or None)
 
 
 if __name__ == "__main__":

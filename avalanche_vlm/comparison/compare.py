@@ -134,6 +134,9 @@ class _Processes:
                 while waiting and len(self.active) < self.count:
                     self._begin(waiting.pop(0))
                 self._listen()
+                # Ctrl-C that a process has heard is meant for all.
+                if any(each.state == "interrupted" for each in self.outcomes.values()):
+                    raise KeyboardInterrupt
         except KeyboardInterrupt:
             # The terminal has told the processes too: they stop where they can be resumed.
             try:
