@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-# The models here are tiny: a second thread costs more than it brings, most of all on a busy machine.
+# The models here are tiny: a second thread costs more than it brings, most of all on a busy machine, and in
+# the processes that tests start beside each other.
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
