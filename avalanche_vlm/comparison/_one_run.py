@@ -117,11 +117,14 @@ def make_in_process(
     torch.set_num_threads(min(threads, torch.get_num_threads()))  # OMP_NUM_THREADS may say less
     own = run_folder(run, folder)
     own.mkdir(parents=True, exist_ok=True)
+
+    def send(message: Any) -> None:
+        with contextlib.suppress(OSError):  # nobody listens any more: the run goes on, and is kept
+            connection.send(message)
+
     with _output_to(own / "log.txt"):
-        outcome = make(
-            run, folder, checkpoints=checkpoints, tell=lambda done, total: connection.send((done, total))
-        )
-    connection.send(outcome)
+        outcome = make(run, folder, checkpoints=checkpoints, tell=lambda done, total: send((done, total)))
+    send(outcome)
 
 
 @contextlib.contextmanager

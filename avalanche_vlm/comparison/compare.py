@@ -176,9 +176,12 @@ class _Processes:
 
     def _of_the_dead(self, run: Run, exit_code: int) -> Outcome:
         name = signal.Signals(-exit_code).name if exit_code < 0 else f"code {exit_code}"
-        hint = " (out of memory?)" if name == "SIGKILL" else ""
-        outcome = outcome_of(run, "failed", f"its process ended with {name}{hint}; see log.txt of the run")
         own = run_folder(run, self.folder)
+        hint = " (out of memory?)" if name == "SIGKILL" else ""
+        where = "; see log.txt of the run"
+        if not (own / "log.txt").exists():
+            where = ' before it began; a script needs if __name__ == "__main__": around its call'
+        outcome = outcome_of(run, "failed", f"its process ended with {name}{hint}{where}")
         own.mkdir(parents=True, exist_ok=True)
         write_outcome(own, outcome)
         return outcome

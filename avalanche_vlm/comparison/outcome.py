@@ -61,6 +61,9 @@ def write_outcome(folder: Path, outcome: Outcome) -> None:
 
 
 def read_outcome(folder: Path) -> Outcome | None:
-    """Return the outcome in the folder of a run, None if there is none."""
+    """Return the outcome in the folder of a run, None if there is none, or one that is damaged."""
     path = folder / FILE_NAME
-    return Outcome(**json.loads(path.read_text())) if path.exists() else None
+    try:
+        return Outcome(**json.loads(path.read_text())) if path.exists() else None
+    except (ValueError, TypeError):
+        return None

@@ -58,7 +58,7 @@ def paired_difference(
     Three pairs give wide ones: t is 4.3 there.
 
     Args:
-        first: a number for each seed.
+        first: a number for each seed; NaN for one that has none.
         second: likewise.
         confidence: c, between 0 and 1.
 
@@ -71,8 +71,9 @@ def paired_difference(
     References:
         Student: The Probable Error of a Mean. Biometrika 6(1), 1908.
     """
-    check_number("confidence", confidence, at_least=0.0, at_most=1.0)
-    differences = [value - second[seed] for seed, value in first.items() if seed in second]
+    check_number("confidence", confidence, above=0.0, below=1.0)
+    pairs = [(value, second[seed]) for seed, value in first.items() if seed in second]
+    differences = [a - b for a, b in pairs if a == a and b == b]  # NaN is not measured
     count = len(differences)
     if count < 2:
         return PairedDifference(statistics.fmean(differences) if differences else math.nan, math.nan, count)

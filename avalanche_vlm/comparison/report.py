@@ -14,7 +14,7 @@ from typing import Any
 from avalanche_vlm._checks import check_type, wrong_value
 from avalanche_vlm._files import replacing
 from avalanche_vlm.comparison._one_run import RESULTS, run_folder
-from avalanche_vlm.comparison.outcome import Outcome, outcome_of, read_outcome
+from avalanche_vlm.comparison.outcome import Outcome, is_finished, outcome_of, read_outcome
 from avalanche_vlm.comparison.overview_plot import plot_overview
 from avalanche_vlm.comparison.paired import paired_difference
 from avalanche_vlm.comparison.run import Run
@@ -84,7 +84,7 @@ def write_comparison(
         check_type("runs", run, Run)
     if columns is not None and len(columns) < 2:
         raise wrong_value("columns", "at least two, of which methods are compared by the second", columns)
-    outcomes = [read_outcome(run_folder(run, folder)) or outcome_of(run, "not begun") for run in runs]
+    outcomes = [_outcome(run, folder) for run in runs]
     folder.mkdir(parents=True, exist_ok=True)
     _write_outcomes(folder / "runs.csv", outcomes)
     results = folder / RESULTS
@@ -103,6 +103,16 @@ def write_comparison(
     with replacing(path) as temporary:
         temporary.write_text("\n".join(pages))
     return path
+
+
+def _outcome(run: Run, folder: Path) -> Outcome:
+    """Return what became of a run as its functions read now."""
+    found = read_outcome(run_folder(run, folder))
+    if found is None:
+        return outcome_of(run, "not begun")
+    if found.state == "finished" and not is_finished(run, found):
+        return outcome_of(run, "not begun", "what was made here before reads differently now")
+    return found
 
 
 def _finished_rows(rows: Sequence[ResultRow], outcomes: Sequence[Outcome]) -> list[ResultRow]:
@@ -175,8 +185,9 @@ def _table(rows: Sequence[ResultRow], outcomes: Sequence[Outcome], columns: Sequ
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     spaces = "; ".join(f"{column.heading} in {column.space!r}" for column in columns)
     note = (
-        f"Accuracies in percent, label spaces: {spaces}. Peak: of the process, beyond what it held before "
-        "the model, or of the CUDA device. Kept: what plugins and memories hold beside the model."
+        f"Accuracies in percent, label spaces: {spaces}. Peak: of the process, beyond what it held with "
+        "data and backbone, or of the CUDA device. Seconds: of the clock, beside what else ran. Kept: what "
+        "plugins and memories hold beside the model."
     )
     return "\n\n".join([table, note, *_unfinished(outcomes)]) + "\n"
 

@@ -50,6 +50,7 @@ class Run:
             if not name.strip():
                 raise wrong_value(argument, "a name", repr(name))
         check_count("seed", self.seed, at_least=0)
+        object.__setattr__(self, "seed", int(self.seed))  # numpy has whole numbers of its own
         for argument in ("build", "prepare"):
             if not callable(getattr(self, argument)):
                 raise wrong_type(argument, "a function", getattr(self, argument))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, final
 
 import psutil
@@ -29,21 +32,27 @@ class CostMetric(PluginMetric[dict[str, float]]):
       get to the last one, with all that plugins do between them; periodic evaluations count here.
     - ``EvaluationSeconds``: the same of ``strategy.eval``, without them.
     - ``PeakMemory``: on a CUDA device the most bytes that tensors have held there. On the CPU the peak of
-      the resident memory *of the process* beyond what it held when the metric was made: a fair number
-      where each run has a process of its own, as in `avalanche_vlm.comparison.compare`, and where the
-      metric is made before the model. NaN where the system does not tell (it does on Linux, macOS and
-      Windows).
+      the resident memory *of the process* beyond what it held when the metric was made. Linux forgets
+      earlier peaks then; elsewhere a higher one from before counts, so that each run should have a process
+      of its own, as in `avalanche_vlm.comparison.compare`. NaN where the system does not tell.
 
     `avalanche_vlm.logging.ResultsLogger` writes rows with the metrics ``training_seconds``,
     ``evaluation_seconds`` and ``peak_memory``. In a run that is resumed the seconds go on from those at the
-    checkpoint: what was lost with the interruption does not count, nor does starting again.
+    checkpoint: what was lost with the interruption does not count, nor the time in between. Of an
+    experience that is resumed inside, the part since then counts. The time of writing checkpoints counts
+    where they are written inside of training.
 
     >>> CostMetric().result()
     {'training_seconds': 0.0, 'evaluation_seconds': 0.0, 'peak_memory': nan}
     """
 
+    # In a slot, which checkpoints pass over: a clock of another process means nothing here.
+    __slots__ = ("_start",)
+    _start: float | None
+
     def __init__(self) -> None:
         super().__init__()
+        _forget_peak()
         self._resident = int(psutil.Process().memory_info().rss)
         self.reset()
 
@@ -53,7 +62,7 @@ class CostMetric(PluginMetric[dict[str, float]]):
     def reset(self) -> None:
         """Forget what was measured."""
         self._last = {"training_seconds": 0.0, "evaluation_seconds": 0.0, "peak_memory": float("nan")}
-        self._start: float | None = None
+        self._start = None
         self._in_training = False
 
     def result(self) -> dict[str, float]:
@@ -110,7 +119,16 @@ def _now(strategy: Any) -> float:
     return time.perf_counter()
 
 
+def _forget_peak() -> None:
+    with contextlib.suppress(OSError):  # Linux has it, if the process may write there
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def _peak_resident_memory() -> int | None:
+    with contextlib.suppress(OSError):
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        if found:
+            return 1024 * int(found[1])
     if sys.platform == "win32":
         return int(psutil.Process().memory_info().peak_wset)
     import resource  # not everywhere

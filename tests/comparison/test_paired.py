@@ -77,7 +77,7 @@ def test_only_seeds_that_both_have_count():
 
 @pytest.mark.parametrize("confidence", [-0.1, 1.5, math.nan])
 def test_a_confidence_is_a_share(confidence):
-    with pytest.raises(ValueError, match="`confidence` must be a finite number and at least 0"):
+    with pytest.raises(ValueError, match="`confidence` must be a finite number and above 0.0 and below 1.0"):
         paired_difference({}, {}, confidence=confidence)
     with pytest.raises(TypeError, match="`confidence` must be a number"):
         paired_difference({}, {}, confidence="95 %")
@@ -99,3 +99,9 @@ def test_few_pairs_are_told_without_an_interval(difference, text):
 def test_the_scale_is_of_both_numbers():
     assert PairedDifference(2.0, 1.0, 5).text() == "+2.0 ± 1.0"
     assert PairedDifference(2.0, 1.0, 5).text(scale=0.5) == "+1.0 ± 0.5"
+
+
+def test_numbers_that_were_not_measured_make_no_pair():
+    nan = float("nan")
+    assert paired_difference({0: 1.0, 1: nan, 2: 3.0}, {0: 0.5, 1: 1.0, 2: 2.0}).pairs == 2
+    assert paired_difference({0: nan}, {0: 1.0}).text() == "–"

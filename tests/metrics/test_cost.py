@@ -167,3 +167,8 @@ def test_joint_training_has_costs(benchmark):
     metric = CostMetric()
     make(metric, kind=JointTraining).train(benchmark.train_stream)
     assert metric.result()["training_seconds"] > 0
+
+
+def test_the_clock_of_another_process_is_not_carried_over():
+    """What checkpoints find in a metric are its attributes: a time of `perf_counter` is none of them."""
+    assert "_start" not in vars(CostMetric())
