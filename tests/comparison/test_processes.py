@@ -91,6 +91,8 @@ def script(tmp_path_factory):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # Of what runs in the background a shell lets Ctrl-C be ignored, and processes inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         end = time.monotonic() + 240
