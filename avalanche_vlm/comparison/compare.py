@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -92,8 +93,8 @@ def _check(runs: Sequence[Run], processes: int) -> None:
         run.definition()  # as its functions read now
         if processes:
             run.check_importable()
-    names = [(run.stream, run.method, run.seed) for run in runs]
-    twice = [run for run in runs if names.count((run.stream, run.method, run.seed)) > 1]
+    counts = Counter((run.stream, run.method, run.seed) for run in runs)
+    twice = [run for run in runs if counts[run.stream, run.method, run.seed] > 1]
     if twice:
         raise wrong_value("runs", "runs of different names", f"{twice[0]} twice")
 

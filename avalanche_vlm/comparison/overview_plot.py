@@ -42,9 +42,10 @@ def plot_overview(rows: Sequence[ResultRow], column: TableColumn) -> Figure:
     benchmarks = list(dict.fromkeys(row.benchmark for row in rows))
     if len(benchmarks) > 1:
         raise wrong_value("rows", "results of one benchmark", benchmarks)
-    accuracies = _by_method(rows, column.metric, column.space)
-    if not accuracies:
+    measured = values_by_method(rows, column.metric, column.space)
+    if not measured:
         raise wrong_value("rows", f"results with {column.metric!r} in {column.space!r}", "none")
+    accuracies = {method: list(values.values()) for method, values in measured.items()}
     methods = sorted(accuracies, key=lambda method: float(np.mean(accuracies[method])))
     figure = new_figure(11.0, 1.2 + 0.27 * len(methods))
     grid: Any = figure.subplots(1, 1 + len(_COSTS), sharey=True, width_ratios=[2.2, 1, 1, 1])
@@ -54,8 +55,11 @@ def plot_overview(rows: Sequence[ResultRow], column: TableColumn) -> Figure:
         f"{column.heading}, label space: {column.space} (%)", fontsize=9, color=GREY, loc="left"
     )
     for axes, (title, metric, unit) in zip(grid[1:], _COSTS, strict=True):
-        costs = _by_method(rows, metric, "")
-        values = [float(np.mean(costs[method])) / unit if method in costs else np.nan for method in methods]
+        costs = values_by_method(rows, metric, "")
+        values = [
+            float(np.mean(list(costs[method].values()))) / unit if method in costs else np.nan
+            for method in methods
+        ]
         _draw_costs(axes, values)
         axes.set_title(title, fontsize=9, color=GREY, loc="left")
     for axes in grid:
@@ -67,9 +71,12 @@ def plot_overview(rows: Sequence[ResultRow], column: TableColumn) -> Figure:
     return figure
 
 
-def _by_method(rows: Sequence[ResultRow], metric: str, space: str) -> Mapping[str, list[float]]:
+def values_by_method(
+    rows: Sequence[ResultRow], metric: str, space: str
+) -> dict[str, Mapping[int | None, float]]:
+    """Return ``method -> seed -> value`` at the end of the runs on one benchmark, of what was measured."""
     found = final_values(rows, metric, space=space, stream="test" if space else None)
-    return {method: list(values.values()) for (_, method), values in found.items() if values}
+    return {method: values for (_, method), values in found.items() if values}
 
 
 def _draw_accuracies(axes: Axes, values: Sequence[Sequence[float]]) -> None:

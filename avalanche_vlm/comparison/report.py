@@ -15,16 +15,14 @@ from avalanche_vlm._checks import check_type, wrong_value
 from avalanche_vlm._files import replacing
 from avalanche_vlm.comparison._one_run import RESULTS, run_folder
 from avalanche_vlm.comparison.outcome import Outcome, is_finished, outcome_of, read_outcome
-from avalanche_vlm.comparison.overview_plot import plot_overview
+from avalanche_vlm.comparison.overview_plot import plot_overview, values_by_method
 from avalanche_vlm.comparison.paired import paired_difference
 from avalanche_vlm.comparison.run import Run
-from avalanche_vlm.functional.label_space import LabelSpace
 from avalanche_vlm.logging import (
     CLASS_INCREMENTAL_COLUMNS,
     MTIL_COLUMNS,
     ResultRow,
     TableColumn,
-    final_values,
     mean_text,
     plot_accuracy_matrices,
     plot_accuracy_over_experiences,
@@ -146,8 +144,8 @@ def _write_outcomes(path: Path, outcomes: Sequence[Outcome]) -> None:
 
 def _table(rows: Sequence[ResultRow], outcomes: Sequence[Outcome], columns: Sequence[TableColumn]) -> str:
     """Return the table of one stream in Markdown."""
-    accuracies = [_of_stream(rows, column.metric, column.space) for column in columns]
-    costs = [_of_stream(rows, metric, "") for _, metric, _ in _COSTS]
+    accuracies = [values_by_method(rows, column.metric, column.space) for column in columns]
+    costs = [values_by_method(rows, metric, "") for _, metric, _ in _COSTS]
     compared = accuracies[1]
     best = max(compared, key=lambda method: statistics.fmean(compared[method].values()), default=None)
     headings = [
@@ -190,13 +188,6 @@ def _table(rows: Sequence[ResultRow], outcomes: Sequence[Outcome], columns: Sequ
         "plugins and memories hold beside the model."
     )
     return "\n\n".join([table, note, *_unfinished(outcomes)]) + "\n"
-
-
-def _of_stream(
-    rows: Sequence[ResultRow], metric: str, space: LabelSpace | str
-) -> dict[str, Mapping[int | None, float]]:
-    found = final_values(rows, metric, space=space, stream="test" if space else None)
-    return {method: values for (_, method), values in found.items() if values}
 
 
 def _unfinished(outcomes: Sequence[Outcome]) -> list[str]:
