@@ -287,7 +287,7 @@ def test_an_index_that_cannot_be_written_only_costs_time(pictures, tmp_path):
     blocked.write_text("")
     assert len(FileIndex(blocked / "files.sqlite").digests([str(path)])) == 1
     locked = tmp_path / "files.sqlite"
-    with sqlite3.connect(locked) as base:
+    with contextlib.closing(sqlite3.connect(locked)) as base, base:
         base.execute("CREATE TABLE stamped (other TEXT)")
     with pytest.warns(UserWarning, match="unreadable"):
         assert len(FileIndex(locked).digests([str(path)])) == 1
