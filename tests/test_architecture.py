@@ -20,6 +20,7 @@ ORDER = [
     "functional",
     "_host",
     "_host_benchmarks",
+    "_runs",
     "text",
     "models",
     "sources",
@@ -34,8 +35,8 @@ MAY_IMPORT |= {
     "_version": set(),
     "world": {"world", "_checks"},
     "benchmarks": {"benchmarks", "_checks", "_host", "_host_benchmarks", "functional", "text", "world"},
-    "metrics": {"metrics", "_checks", "_host", "functional", "text"},
-    "logging": {"logging", "_checks", "_files", "_host", "functional", "text"},
+    "metrics": {"metrics", "_checks", "_host", "_runs", "functional", "text"},
+    "logging": {"logging", "_checks", "_files", "_host", "_runs", "functional", "text"},
 }
 # They stand beside strategies: everything below, and benchmarks.
 for beside in ("presets", "selection", "embedding"):

@@ -42,6 +42,7 @@ from avalanche_vlm.functional.label_space import (
     LabelSpace,
     label_space_columns,
     label_space_cross_entropy,
+    label_space_evaluation_loss,
     label_space_predictions,
 )
 from avalanche_vlm.functional.learning_rates import WarmupCosine
@@ -98,6 +99,7 @@ __all__ = [
     "kept_apart",
     "label_space_columns",
     "label_space_cross_entropy",
+    "label_space_evaluation_loss",
     "label_space_predictions",
     "largest_cosines",
     "last_accuracy",

@@ -73,7 +73,10 @@ def label_space_columns(
 
 
 def columns_with_labels(columns: Tensor, targets: Tensor) -> Tensor:
-    """Return the sorted union of ``columns`` (K,) and the labels present in ``targets`` (B,)."""
+    """Return the sorted union of ``columns`` (K,) and the labels present in ``targets`` (B,), for training.
+
+    In evaluation it would make a space of each batch: see `label_space_evaluation_loss`.
+    """
     return torch.cat([columns.to(targets.device), targets]).unique()
 
 
@@ -115,19 +118,71 @@ def label_space_cross_entropy(
         # The common case at the end of a stream, without the sorting and copying of the general one.
         return F.cross_entropy(logits, targets.long(), label_smoothing=label_smoothing, reduction=reduction)
     space = columns_with_labels(columns, targets)
-    if len(space) and (space[0] < 0 or space[-1] >= logits.shape[1]):
-        raise wrong_value(
-            "targets",
-            f"labels in 0..{logits.shape[1] - 1}, one for each column of the logits, as `columns` must",
-            f"labels and columns from {int(space[0])} to {int(space[-1])}",
-            "Name all classes of the benchmark with model.set_classes(class_names(benchmark)).",
-        )
+    _check_columns(space, logits.shape[1])
     return F.cross_entropy(
         logits.index_select(1, space),  # the backward pass of `logits[:, space]` takes several times as long
         torch.searchsorted(space, targets),
         label_smoothing=label_smoothing,
         reduction=reduction,
     )
+
+
+def label_space_evaluation_loss(
+    logits: Tensor,
+    targets: Tensor,
+    columns: Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    r"""Cross-entropy over a subset of the columns that is the same for every batch.
+
+    .. math:: L_i = -\log \frac{e^{z_{i,y_i}}}{\sum_{c \in S} e^{z_{i,c}}}
+        \text{ for } y_i \in S, \text{ else NaN}
+
+    Where `label_space_cross_entropy` lets labels of the batch join S, so that what is replayed is learned,
+    a sample whose label is outside S has no loss here: among S it cannot be right, and among more classes
+    its loss would depend on the samples that it happens to be evaluated with. A mean or sum over samples of
+    which one has no loss is NaN.
+
+    Args:
+        logits: as for `label_space_cross_entropy`, and so are the arguments that follow.
+        targets: likewise.
+        columns: S.
+        label_smoothing: likewise.
+        reduction: likewise.
+
+    Raises:
+        TypeError: as there.
+        ValueError: as there.
+
+    >>> logits, targets = torch.zeros(2, 3), torch.tensor([0, 2])
+    >>> label_space_evaluation_loss(logits, targets, torch.tensor([0, 1]), reduction="none")
+    tensor([0.6931,    nan])
+    """
+    outside = ~torch.isin(targets, columns.to(targets.device))
+    if not bool(outside.any()):
+        return label_space_cross_entropy(
+            logits, targets, columns, label_smoothing=label_smoothing, reduction=reduction
+        )
+    check_choice("reduction", reduction, get_args(Reduction))
+    _check_columns(columns_with_labels(columns, targets), logits.shape[1])
+    losses = logits.new_full(targets.shape, float("nan"))
+    if not bool(outside.all()):
+        losses[~outside] = label_space_cross_entropy(
+            logits[~outside], targets[~outside], columns, label_smoothing=label_smoothing, reduction="none"
+        )
+    return {"mean": losses.mean, "sum": losses.sum, "none": losses.clone}[reduction]()
+
+
+def _check_columns(space: Tensor, count: int) -> None:
+    if len(space) and (space[0] < 0 or space[-1] >= count):
+        raise wrong_value(
+            "targets",
+            f"labels in 0..{count - 1}, one for each column of the logits, as `columns` must",
+            f"labels and columns from {int(space[0])} to {int(space[-1])}",
+            "Name all classes of the benchmark with model.set_classes(class_names(benchmark)).",
+        )
 
 
 def _are_columns(targets: Tensor, count: int) -> bool:
@@ -138,8 +193,15 @@ def _are_columns(targets: Tensor, count: int) -> bool:
 
 
 def label_space_predictions(logits: Tensor, columns: Tensor) -> Tensor:
-    """Return the class id (B,) with the largest logit among ``columns`` (K,); −1 if K is 0."""
+    """Return the class id (B,) with the largest logit among ``columns`` (K,).
+
+    −1, which is no class, if K is 0 or one of these logits is NaN.
+
+    >>> label_space_predictions(torch.tensor([[0.0, 1.0], [float("nan"), 1.0]]), torch.arange(2))
+    tensor([ 1, -1])
+    """
     if columns.numel() == 0:
         return torch.full((len(logits),), -1, device=logits.device)
     columns = columns.to(logits.device)
-    return columns[logits[:, columns].argmax(dim=1)]
+    best, places = logits[:, columns].max(dim=1)  # NaN if one of them is
+    return columns[places].masked_fill(best.isnan(), -1)

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from avalanche.evaluation.metric_results import AlternativeValues, MetricValue
-from avalanche.evaluation.metric_utils import stream_type
 from avalanche.logging import BaseLogger
 from torch import Tensor
 
 from avalanche_vlm._checks import check_type
 from avalanche_vlm._host import position_in_training, trained_experiences
+from avalanche_vlm._runs import claim, evaluated_stream, release
 from avalanche_vlm.logging._benchmark_facts import benchmark_facts
 from avalanche_vlm.logging._written_matrices import WrittenMatrices
 from avalanche_vlm.logging.metric_name import metric_name_parts
@@ -52,6 +52,9 @@ class ResultsLogger(BaseLogger):
     Rows are appended at the end of each evaluation and of each training, so that a run that is
     killed has left everything up to its last evaluation. An existing file is appended to.
 
+    Rows of a stream that is another one than what has its name in the run (the test stream of a second
+    benchmark) are those of ``"test#2"``, whichever metric they are of.
+
     *Accuracy matrices* (``AccuracyMatrixMetric``) are written as `result_rows` writes them: after
     each evaluation its row of the matrix, whole, with NaN where nothing was measured or is defined;
     whatever else of the matrix has changed since it was last written (a further piece of an online
@@ -78,7 +81,7 @@ class ResultsLogger(BaseLogger):
 
     Before the first evaluation or training the logger notes what is needed to repeat the run (see
     `provenance`) beside the file, for `read_runs`; its id is in the column ``run``. One logger
-    belongs to one run. A run that is resumed in a new process goes on under its id if the state of
+    belongs to one run, and refuses a second strategy. A run that is resumed in a new process goes on under its id if the state of
     its logger (`state_dict`) is carried over. A second run of the same method, benchmark and seed in
     one file replaces the first in tables and pictures from its first row on, also while it is
     unfinished; `results_table` says so below the table, and the rows of both stay in the file.
@@ -122,6 +125,7 @@ class ResultsLogger(BaseLogger):
         self._in_training = False
         self._in_evaluation = False
         self._evaluated: list[str] = []
+        self._stream = ("", "")
         self._written = WrittenMatrices()
         self._columns: list[dict[str, Any]] = []
         self._newest = 0
@@ -137,6 +141,7 @@ class ResultsLogger(BaseLogger):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned, under the same id."""
+        release(self)
         self.run, self.method = str(state["run"]), state["method"]
         self._trained = {int(position) for position in state["trained"]}
 
@@ -159,6 +164,7 @@ class ResultsLogger(BaseLogger):
 
     def before_training(self, strategy: Any, metric_values: Any = (), **kwargs: Any) -> None:
         """Note that evaluations are periodic ones until training has ended."""
+        self._claim(strategy)
         check_results_file(self.path)
         self._describe(strategy)
         self._in_training, self._in_evaluation = True, False
@@ -184,6 +190,7 @@ class ResultsLogger(BaseLogger):
 
     def before_eval(self, strategy: Any, metric_values: Any = (), **kwargs: Any) -> None:
         """Start an evaluation."""
+        self._claim(strategy)
         if not self._in_training:
             check_results_file(self.path)
             self._describe(strategy)
@@ -195,11 +202,11 @@ class ResultsLogger(BaseLogger):
         """Begin the run, if it begins with an evaluation."""
         self._begin(strategy)
 
-    def after_eval_exp(self, strategy: Any, metric_values: Any = (), **kwargs: Any) -> None:
+    def before_eval_exp(self, strategy: Any, metric_values: Any = (), **kwargs: Any) -> None:
         """Note which stream is being evaluated."""
-        name = stream_type(strategy.experience)
-        if name not in self._evaluated:
-            self._evaluated.append(name)
+        self._stream = strategy.experience.origin_stream.name, evaluated_stream(strategy)
+        if self._stream[1] not in self._evaluated:
+            self._evaluated.append(self._stream[1])
 
     def after_eval(self, strategy: Any, metric_values: Any = (), **kwargs: Any) -> None:
         """Append what the evaluation has logged."""
@@ -210,6 +217,10 @@ class ResultsLogger(BaseLogger):
         self._write()
 
     # What becomes of it.
+
+    def _claim(self, strategy: Any) -> None:
+        advice = "Build a new ResultsLogger and a new EvaluationPlugin for each run."
+        claim(self, strategy, argument="evaluator", advice=advice)
 
     def _describe(self, strategy: Any) -> None:
         """Take down what the strategy is, before plugins have filled what they hold."""
@@ -239,6 +250,8 @@ class ResultsLogger(BaseLogger):
         columns = getattr(value, "columns", None)
         if columns is None:
             columns = metric_name_parts(name)
+            if self._in_evaluation and columns["stream"] == self._stream[0]:
+                columns["stream"] = self._stream[1]
             place = (columns["metric"], columns["stream"], columns["experience"])
             if self._names.setdefault(place, name) != name:
                 columns["metric"] = name  # two names that differ in what has no column

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from typing import Any, final
 
 import torch
-from avalanche.evaluation import PluginMetric
 from avalanche.evaluation.metric_results import MetricValue
 from avalanche.evaluation.metric_utils import (
     default_metric_name_template,
     generic_get_metric_name,
     get_metric_name,
-    stream_type,
 )
 from torch import Tensor
 
@@ -29,11 +27,12 @@ from avalanche_vlm.functional.label_space import (
     LabelSpace,
     label_space_predictions,
 )
+from avalanche_vlm.metrics._run_metric import StreamMetric, renamed
 from avalanche_vlm.metrics._stream_accuracies import StreamAccuracies
 
 
 @final
-class AccuracyMatrixMetric(PluginMetric[dict[str, Tensor]]):
+class AccuracyMatrixMetric(StreamMetric[dict[str, Tensor]]):
     r"""Accuracy on every experience after training on every experience, in one label space.
 
     .. math:: a_{t,j} = \frac{1}{n_j} \sum_{i=1}^{n_j}
@@ -61,18 +60,25 @@ class AccuracyMatrixMetric(PluginMetric[dict[str, Tensor]]):
     the row; evaluations inside ``strategy.train`` (periodic ones) log accuracies and leave the
     matrix alone. Columns are in the order of training, then in the order of the stream: the order
     of the stream itself, unless somebody trained in another. Streams (train, test, ...) have a
-    matrix each.
+    matrix each. A stream of another benchmark than the one that is trained on has one of its own, under
+    the name ``"test#2"`` if the run has a ``"test"`` already.
+
+    NaN is no prediction and no accuracy: where the model gives a NaN logit of a class in S to an image, the
+    accuracy on its experience is NaN, and with it every summary that the entry is part of.
 
     After each evaluated experience ``Accuracy_<space>`` is logged, and at the end of an evaluation
     the summaries of `avalanche_vlm.functional.accuracy_matrix_summary` that are defined, of the
     stream as if it ended after the experiences trained on so far: ``LastAccuracy_<space>``,
-    ``Forgetting_<space>`` and so on.
+    ``Forgetting_<space>`` and so on; one that was logged and is not defined any more is NaN.
+
+    A metric belongs to one run. Build new ones for each strategy, or call `reset` in between.
 
     Args:
         space: which classes an image is compared with.
 
     Raises:
-        ValueError: ``space`` is unknown.
+        ValueError: ``space`` is unknown; in training and evaluation, the metric has measured another
+            strategy, or experiences of two benchmarks are trained on.
 
     >>> metric = AccuracyMatrixMetric("all")
     >>> metric
@@ -87,21 +93,22 @@ class AccuracyMatrixMetric(PluginMetric[dict[str, Tensor]]):
     """
 
     def __init__(self, space: LabelSpace = "seen") -> None:
-        super().__init__()
         check_choice("space", space, LABEL_SPACES)
         self.space: LabelSpace = space
-        self.reset()
+        super().__init__()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.space!r})"
 
-    def reset(self) -> None:
-        """Forget all matrices and all training."""
+    def _forget(self) -> None:
         self._streams: dict[str, StreamAccuracies] = {}
         self._trained: list[int] = []
-        self._in_training = False
         self._evaluated: list[str] = []
+        self._logged: set[str] = set()
         self._start_experience()
+
+    def _rename(self, old: str, new: str) -> None:
+        self._streams = renamed(self._streams, old, new)
 
     def result(self) -> dict[str, Tensor]:
         """Return the matrix (T+1, T) of every stream by its name."""
@@ -113,7 +120,7 @@ class AccuracyMatrixMetric(PluginMetric[dict[str, Tensor]]):
         Raises:
             ValueError: the stream has not been evaluated.
         """
-        return self._stream(stream).matrix(self._trained)
+        return self._accuracies(stream).matrix(self._trained)
 
     def counts(self, stream: str = "test") -> Tensor:
         """Return the int64 number of samples (T,) of each experience, 0 if never evaluated.
@@ -121,7 +128,7 @@ class AccuracyMatrixMetric(PluginMetric[dict[str, Tensor]]):
         Raises:
             ValueError: the stream has not been evaluated.
         """
-        return self._stream(stream).sample_counts(self._trained)
+        return self._accuracies(stream).sample_counts(self._trained)
 
     @property
     def experiences_trained(self) -> int:
@@ -166,7 +173,7 @@ class AccuracyMatrixMetric(PluginMetric[dict[str, Tensor]]):
             name: StreamAccuracies.from_state_dict(stream) for name, stream in state["streams"].items()
         }
 
-    def _stream(self, name: str) -> StreamAccuracies:
+    def _accuracies(self, name: str) -> StreamAccuracies:
         if name not in self._streams:
             advice = close_names(name, self._streams) if self._streams else "Call `strategy.eval` first."
             if self._in_training:
@@ -180,12 +187,6 @@ class AccuracyMatrixMetric(PluginMetric[dict[str, Tensor]]):
 
     # Training: which row is being measured.
 
-    def before_training(self, strategy: Any) -> None:
-        """Note that evaluations are periodic ones until training has ended."""
-        # The host has no public word for it, and JointTraining never clears `_eval_streams`. Should
-        # training be interrupted, evaluations go on not to count: no row describes such a model.
-        self._in_training = True
-
     def after_training_exp(self, strategy: Any) -> None:
         """Open the row of the experience that was just trained on."""
         for experience in trained_experiences(strategy):
@@ -196,18 +197,20 @@ class AccuracyMatrixMetric(PluginMetric[dict[str, Tensor]]):
         for stream in self._streams.values():
             stream.rows.pop(len(self._trained), None)
 
-    def after_training(self, strategy: Any) -> None:
-        """Note that evaluations count again."""
-        self._in_training = False
-
     # Evaluation.
 
     def before_eval(self, strategy: Any) -> None:
-        """Start an evaluation."""
+        """Start an evaluation.
+
+        Raises:
+            ValueError: the metric has measured another run.
+        """
+        super().before_eval(strategy)
         self._evaluated = []
 
     def before_eval_exp(self, strategy: Any) -> None:
         """Start the counts of an experience."""
+        super().before_eval_exp(strategy)
         self._start_experience()
 
     def after_eval_iteration(self, strategy: Any) -> None:
@@ -220,7 +223,10 @@ class AccuracyMatrixMetric(PluginMetric[dict[str, Tensor]]):
             current = experience_classes(strategy.experience)
             self._defined = self.space != "seen" or bool(torch.isin(current, columns).any())
             self._columns = columns.to(logits.device)
-        correct = (label_space_predictions(logits, self._columns) == targets).sum()
+        predictions = label_space_predictions(logits, self._columns)
+        correct = (predictions == targets).sum()
+        if len(self._columns):
+            correct = torch.where((predictions < 0).any(), float("nan"), correct.double())
         self._correct = correct if self._correct is None else self._correct + correct
         self._count += len(targets)
 
@@ -231,26 +237,31 @@ class AccuracyMatrixMetric(PluginMetric[dict[str, Tensor]]):
         accuracy = float(self._correct) / self._count if self._defined else float("nan")
         experience = strategy.experience
         if not self._in_training:
-            stream = self._streams.setdefault(stream_type(experience), StreamAccuracies())
+            stream = self._streams.setdefault(self._stream, StreamAccuracies())
             position = int(experience.current_experience)
             stream.length = max(stream.length, position + 1, _stream_length(experience))
             stream.rows.setdefault(len(self._trained), {})[position] = accuracy
             stream.counts[position] = self._count
-            if stream_type(experience) not in self._evaluated:
-                self._evaluated.append(stream_type(experience))
+            if self._stream not in self._evaluated:
+                self._evaluated.append(self._stream)
         if not self._defined:
             return []
         name = get_metric_name(f"Accuracy_{self.space}", strategy, add_experience=True, add_task=True)
+        name = name.replace(f"/{experience.origin_stream.name}_stream", f"/{self._stream}_stream")
         return [MetricValue(self, name, accuracy, strategy.clock.train_iterations)]
 
     def after_eval(self, strategy: Any) -> list[MetricValue]:
         """Log the summaries that are defined by now."""
-        return [
-            MetricValue(self, self._summary_name(metric, stream), value, strategy.clock.train_iterations)
+        named = {
+            self._summary_name(metric, stream): value
             for stream in self._evaluated
             for metric, value in self.summary(stream).items()
-            if value == value
-        ]
+        }
+        # The host hands out the last value of each name: what is not defined any more must not stay.
+        told = {name: value for name, value in named.items() if value == value or name in self._logged}
+        self._logged.update(told)
+        step = strategy.clock.train_iterations
+        return [MetricValue(self, name, value, step) for name, value in told.items()]
 
     def _start_experience(self) -> None:
         self._columns: Tensor | None = None

@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import torch
-from avalanche.evaluation import PluginMetric
 from avalanche.evaluation.metric_results import MetricValue
-from avalanche.evaluation.metric_utils import stream_type
 from torch import Tensor
 
 from avalanche_vlm._checks import check_choice, wrong_type, wrong_value
@@ -20,11 +18,12 @@ from avalanche_vlm._host import (
     trained_experiences,
 )
 from avalanche_vlm.functional.label_space import LABEL_SPACES, LabelSpace, label_space_predictions
+from avalanche_vlm.metrics._run_metric import StreamMetric, renamed
 from avalanche_vlm.metrics.placed_value import PlacedValue
 
 
 @final
-class ClassAccuracyMetric(PluginMetric[dict[str, dict[int, float]]]):
+class ClassAccuracyMetric(StreamMetric[dict[str, dict[int, float]]]):
     r"""Accuracy on every single class after each evaluation, in one label space.
 
     .. math:: a_c = \frac{1}{n_c} \sum_{i : y_i = c}
@@ -32,7 +31,9 @@ class ClassAccuracyMetric(PluginMetric[dict[str, dict[int, float]]]):
 
     over all samples of the class in the evaluated stream, for the logits z that the strategy
     computed anyway. The classes S that count are those of `AccuracyMatrixMetric`. In ``"seen"`` a
-    class that has not been seen has no accuracy.
+    class that has not been seen has no accuracy. That of a class is NaN where the model gives a NaN logit of
+    a class in S to one of its images: NaN is no prediction and no accuracy. Streams of other benchmarks are
+    kept apart as there, and a metric belongs to one run.
 
     At the end of an evaluation ``ClassAccuracy_<space>/eval_phase/<stream>_stream/<class>`` is
     logged for each class, by its name in ``strategy.model.class_names``, or its id if the model has
@@ -48,29 +49,30 @@ class ClassAccuracyMetric(PluginMetric[dict[str, dict[int, float]]]):
         space: which classes an image is compared with.
 
     Raises:
-        ValueError: ``space`` is unknown.
+        ValueError: ``space`` is unknown; in training and evaluation, the metric has measured another
+            strategy, or experiences of two benchmarks are trained on.
 
     >>> ClassAccuracyMetric("all")
     ClassAccuracyMetric('all')
     """
 
     def __init__(self, space: LabelSpace = "seen") -> None:
-        super().__init__()
         check_choice("space", space, LABEL_SPACES)
         self.space: LabelSpace = space
-        self.reset()
+        super().__init__()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.space!r})"
 
-    def reset(self) -> None:
-        """Forget all accuracies and all training."""
+    def _forget(self) -> None:
         self._trained: list[int] = []
         self._learned: dict[int, int] = {}
         self._last: dict[str, dict[int, float]] = {}
-        self._in_training = False
         self._start_evaluation()
         self._start_experience()
+
+    def _rename(self, old: str, new: str) -> None:
+        self._last = renamed(self._last, old, new)
 
     def result(self) -> dict[str, dict[int, float]]:
         """Return the accuracies of the last evaluation of every stream, by its name and class id.
@@ -106,10 +108,6 @@ class ClassAccuracyMetric(PluginMetric[dict[str, dict[int, float]]]):
 
     # Training: which classes have been learned.
 
-    def before_training(self, strategy: Any) -> None:
-        """Note that evaluations are periodic ones until training has ended."""
-        self._in_training = True
-
     def after_training_exp(self, strategy: Any) -> None:
         """Note the classes that were just trained on."""
         for experience in trained_experiences(strategy):
@@ -119,18 +117,20 @@ class ClassAccuracyMetric(PluginMetric[dict[str, dict[int, float]]]):
             for label in experience_classes(experience).tolist():
                 self._learned.setdefault(label, self._trained.index(position))
 
-    def after_training(self, strategy: Any) -> None:
-        """Note that evaluations count again."""
-        self._in_training = False
-
     # Evaluation.
 
     def before_eval(self, strategy: Any) -> None:
-        """Start an evaluation."""
+        """Start an evaluation.
+
+        Raises:
+            ValueError: the metric has measured another run.
+        """
+        super().before_eval(strategy)
         self._start_evaluation()
 
     def before_eval_exp(self, strategy: Any) -> None:
         """Start an experience."""
+        super().before_eval_exp(strategy)
         self._start_experience()
 
     def after_eval_iteration(self, strategy: Any) -> None:
@@ -141,7 +141,11 @@ class ClassAccuracyMetric(PluginMetric[dict[str, dict[int, float]]]):
         if self._columns is None:
             self._columns = strategy_columns(strategy, self.space, logits.shape[1]).to(logits.device)
         self._targets.append(targets)
-        self._correct.append(label_space_predictions(logits, self._columns) == targets)
+        predictions = label_space_predictions(logits, self._columns)
+        correct = (predictions == targets).double()
+        if len(self._columns):
+            correct = correct.masked_fill(predictions < 0, float("nan"))
+        self._correct.append(correct)
 
     def after_eval_exp(self, strategy: Any) -> None:
         """Count the correct predictions of each class."""
@@ -151,12 +155,12 @@ class ClassAccuracyMetric(PluginMetric[dict[str, dict[int, float]]]):
         if self.space == "seen":
             defined = torch.isin(targets, self._columns.cpu())
             targets, correct = targets[defined], correct[defined]
-        stream = self._counts.setdefault(stream_type(strategy.experience), {})
+        stream = self._counts.setdefault(self._stream, {})
         counts = targets.bincount()
-        right = targets[correct].bincount(minlength=len(counts))
+        right = targets.bincount(weights=correct)
         for label in counts.nonzero().flatten().tolist():
             before, correct_before = stream.get(label, (0, 0))
-            stream[label] = (before + int(counts[label]), correct_before + int(right[label]))
+            stream[label] = (before + int(counts[label]), correct_before + float(right[label]))
 
     def after_eval(self, strategy: Any) -> list[MetricValue]:
         """Log the accuracies of this evaluation."""
@@ -182,7 +186,7 @@ class ClassAccuracyMetric(PluginMetric[dict[str, dict[int, float]]]):
         return PlacedValue(self, shown, accuracy, strategy.clock.train_iterations, columns)
 
     def _start_evaluation(self) -> None:
-        self._counts: dict[str, dict[int, tuple[int, int]]] = {}
+        self._counts: dict[str, dict[int, tuple[int, float]]] = {}
 
     def _start_experience(self) -> None:
         self._columns: Tensor | None = None

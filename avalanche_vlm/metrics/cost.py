@@ -12,9 +12,9 @@ from typing import Any, final
 
 import psutil
 import torch
-from avalanche.evaluation import PluginMetric
 from avalanche.evaluation.metric_results import MetricValue
 
+from avalanche_vlm.metrics._run_metric import RunMetric
 from avalanche_vlm.metrics.placed_value import PlacedValue
 
 _NAMES = {
@@ -25,7 +25,7 @@ _NAMES = {
 
 
 @final
-class CostMetric(PluginMetric[dict[str, float]]):
+class CostMetric(RunMetric[dict[str, float]]):
     """Seconds of training and of evaluation so far, and the peak of the memory.
 
     - ``TrainingSeconds``: wall-clock seconds inside ``strategy.train``, from the first callback that metrics
@@ -42,6 +42,8 @@ class CostMetric(PluginMetric[dict[str, float]]):
     experience that is resumed inside, the part since then counts. The time of writing checkpoints counts
     where they are written inside of training.
 
+    A metric belongs to one run: another strategy is refused until `reset` is called.
+
     >>> CostMetric().result()
     {'training_seconds': 0.0, 'evaluation_seconds': 0.0, 'peak_memory': nan}
     """
@@ -54,16 +56,13 @@ class CostMetric(PluginMetric[dict[str, float]]):
         super().__init__()
         _forget_peak()
         self._resident = int(psutil.Process().memory_info().rss)
-        self.reset()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
 
-    def reset(self) -> None:
-        """Forget what was measured."""
+    def _forget(self) -> None:
         self._last = {"training_seconds": 0.0, "evaluation_seconds": 0.0, "peak_memory": float("nan")}
         self._start = None
-        self._in_training = False
 
     def result(self) -> dict[str, float]:
         """Return what was measured so far, by the name of the number."""
@@ -75,19 +74,30 @@ class CostMetric(PluginMetric[dict[str, float]]):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned."""
+        self.reset()
         self._last = {name: float(state[name]) for name in self._last}
 
     def before_training(self, strategy: Any) -> None:
-        """Start the clock."""
-        self._start, self._in_training = _now(strategy), True
+        """Start the clock.
+
+        Raises:
+            ValueError: the metric has measured another run.
+        """
+        super().before_training(strategy)
+        self._start = _now(strategy)
 
     def after_training(self, strategy: Any) -> list[MetricValue]:
         """Count the training and log it."""
-        self._in_training = False
+        super().after_training(strategy)
         return self._count("training_seconds", "train", strategy)
 
     def before_eval(self, strategy: Any) -> None:
-        """Start the clock, unless it is that of training."""
+        """Start the clock, unless it is that of training.
+
+        Raises:
+            ValueError: the metric has measured another run.
+        """
+        super().before_eval(strategy)
         if not self._in_training:
             self._start = _now(strategy)
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, final
 
-from avalanche.evaluation import PluginMetric
 from avalanche.evaluation.metric_results import MetricValue
 
+from avalanche_vlm.metrics._run_metric import RunMetric
 from avalanche_vlm.metrics.placed_value import PlacedValue
 from avalanche_vlm.metrics.stored_bytes import stored_bytes
 
 
 @final
-class MemoryMetric(PluginMetric[dict[str, int]]):
+class MemoryMetric(RunMetric[dict[str, int]]):
     """Bytes that a strategy and its plugins hold beside the model, after each training experience.
 
     `stored_bytes` says what counts. In the host's reservoir buffers that is the samples, and the random
@@ -23,19 +23,16 @@ class MemoryMetric(PluginMetric[dict[str, int]]):
     ``StoredBytes`` for all together; `avalanche_vlm.logging.ResultsLogger` writes rows with the
     metrics ``stored_bytes/<plugin>`` and ``stored_bytes``.
 
+    A metric belongs to one run: another strategy is refused until `reset` is called.
+
     >>> MemoryMetric().result()
     {}
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.reset()
-
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
 
-    def reset(self) -> None:
-        """Forget the last measurement."""
+    def _forget(self) -> None:
         self._last: dict[str, int] = {}
 
     def result(self) -> dict[str, int]:
@@ -48,6 +45,7 @@ class MemoryMetric(PluginMetric[dict[str, int]]):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned."""
+        self.reset()
         self._last = {str(name): int(size) for name, size in state["last"].items()}
 
     def after_training_exp(self, strategy: Any) -> list[MetricValue]:

@@ -6,19 +6,18 @@ from collections.abc import Mapping
 from typing import Any, final
 
 import torch
-from avalanche.evaluation import PluginMetric
 from avalanche.evaluation.metric_results import MetricValue
-from avalanche.evaluation.metric_utils import stream_type
 from torch import Tensor
 
 from avalanche_vlm._checks import check_number, wrong_type
 from avalanche_vlm._host import experience_classes, position_in_training, trained_experiences
 from avalanche_vlm.functional.semantic_drift import SemanticDrift, semantic_drift
+from avalanche_vlm.metrics._run_metric import StreamMetric, renamed
 from avalanche_vlm.metrics.placed_value import PlacedValue
 
 
 @final
-class SemanticDriftMetric(PluginMetric[dict[str, SemanticDrift]]):
+class SemanticDriftMetric(StreamMetric[dict[str, SemanticDrift]]):
     r"""Drift of the image-text distribution over old classes, near the boundary to new ones and far from it.
 
     .. math:: D = \frac1n \sum_i JS\bigl( \mathrm{softmax}_{c \in old} z_i^{t-1}, \;
@@ -35,12 +34,14 @@ class SemanticDriftMetric(PluginMetric[dict[str, SemanticDrift]]):
     metrics ``drift_boundary``, ``drift_core`` and ``drift_everywhere``, which `plot_semantic_drift` draws.
     Evaluations inside ``strategy.train`` do not count. The images of an evaluation pass the model once
     more, so that it takes up to twice as long; the logits of one evaluation are kept until the next.
+    Streams of other benchmarks are kept apart as in `AccuracyMatrixMetric`, and a metric belongs to one run.
 
     Args:
         fraction: the share of the samples that is boundary, and that is core, in (0, 0.5].
 
     Raises:
-        ValueError: a fraction out of its range.
+        ValueError: a fraction out of its range; in training and evaluation, the metric has measured another
+            strategy, or experiences of two benchmarks are trained on.
 
     References:
         SeGP-CL (arXiv 2603.12055), the finding that drift gathers at the boundary.
@@ -53,22 +54,22 @@ class SemanticDriftMetric(PluginMetric[dict[str, SemanticDrift]]):
     """
 
     def __init__(self, *, fraction: float = 0.25) -> None:
-        super().__init__()
         check_number("fraction", fraction, above=0, at_most=0.5)
         self.fraction = fraction
-        self.reset()
+        super().__init__()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(fraction={self.fraction})"
 
-    def reset(self) -> None:
-        """Forget everything."""
+    def _forget(self) -> None:
         self._trained = torch.zeros(0, dtype=torch.int64)
         self._positions: set[int] = set()
         self._before: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
         self._drifts: dict[str, SemanticDrift] = {}
-        self._in_training = False
         self._start_evaluation()
+
+    def _rename(self, old: str, new: str) -> None:
+        self._before, self._drifts = renamed(self._before, old, new), renamed(self._drifts, old, new)
 
     def result(self) -> dict[str, SemanticDrift]:
         """Return the drift of the last experience, by the name of the stream; empty before the second."""
@@ -90,22 +91,19 @@ class SemanticDriftMetric(PluginMetric[dict[str, SemanticDrift]]):
         self._before = {stream: (kept[0], kept[1], kept[2]) for stream, kept in state["before"].items()}
         self._drifts = {stream: SemanticDrift(*drift) for stream, drift in state["drifts"].items()}
 
-    def before_training(self, strategy: Any) -> None:
-        """Note that evaluations are periodic ones until training has ended."""
-        self._in_training = True
-
     def after_training_exp(self, strategy: Any) -> None:
         """Note which classes were trained on."""
         found = [experience_classes(each) for each in trained_experiences(strategy)]
         self._trained = torch.cat([self._trained, *found]).unique()
         self._positions.update(map(position_in_training, trained_experiences(strategy)))
 
-    def after_training(self, strategy: Any) -> None:
-        """Note that evaluations count again."""
-        self._in_training = False
-
     def before_eval(self, strategy: Any) -> None:
-        """Start an evaluation."""
+        """Start an evaluation.
+
+        Raises:
+            ValueError: the metric has measured another run.
+        """
+        super().before_eval(strategy)
         self._start_evaluation()
 
     def after_eval_iteration(self, strategy: Any) -> None:
@@ -119,7 +117,7 @@ class SemanticDriftMetric(PluginMetric[dict[str, SemanticDrift]]):
             )
         with torch.no_grad():
             logits: Tensor = similarities(strategy.mb_x).float().cpu()
-        kept = self._seen.setdefault(stream_type(strategy.experience), ([], []))
+        kept = self._seen.setdefault(self._stream, ([], []))
         kept[0].append(logits)
         kept[1].append(strategy.mb_y.cpu())
 
