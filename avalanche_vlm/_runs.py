@@ -127,7 +127,7 @@ def note_training(strategy: Any) -> dict[str, str]:
         if position in live.trained and _is_foreign(live, origin.origin_stream):
             raise wrong_value(
                 "experience",
-                "one of the benchmark that the run has trained on so far, whose experiences its metrics count",
+                "one of the benchmark that was trained on so far, whose experiences the metrics count",
                 f"experience {position} of another one",
                 "Train on another benchmark with a new strategy (its model may be the same) and new metrics.",
             )

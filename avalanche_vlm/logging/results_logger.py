@@ -81,9 +81,9 @@ class ResultsLogger(BaseLogger):
 
     Before the first evaluation or training the logger notes what is needed to repeat the run (see
     `provenance`) beside the file, for `read_runs`; its id is in the column ``run``. One logger
-    belongs to one run, and refuses a second strategy. A run that is resumed in a new process goes on under its id if the state of
-    its logger (`state_dict`) is carried over. A second run of the same method, benchmark and seed in
-    one file replaces the first in tables and pictures from its first row on, also while it is
+    belongs to one run, and refuses a second strategy. A run that is resumed in a new process goes on
+    under its id if the state of its logger (`state_dict`) is carried over. A second run of the same
+    method, benchmark and seed in one file replaces the first in tables and pictures from its first row on, also while it is
     unfinished; `results_table` says so below the table, and the rows of both stay in the file.
 
     Args:
