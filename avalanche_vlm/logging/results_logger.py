@@ -363,7 +363,7 @@ class ResultsLogger(BaseLogger):
 def _step(place: Any) -> int | None:
     """Return where a number belongs on the axis of iterations, None if that is no such place."""
     number = float(place) if isinstance(place, Real) else -1.0
-    return int(place) if 0 <= number < MOST else None
+    return int(number) if 0 <= number < MOST else None
 
 
 def _kept(name: str) -> str:
