@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from avalanche_vlm._files import replacing
-from avalanche_vlm._processes import free_lock
+from avalanche_vlm._processes import free_lock, lock_of
 from avalanche_vlm.models.fingerprint import fingerprint
 
 FORMAT = "avalanche_vlm embeddings, 1"
@@ -218,7 +218,7 @@ class CachedFile:
         """Hold the lock of the folder, in which whole files are put and removed."""
         with writing_to(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.folder / "cache.lock"):
+            with lock_of(self.folder / "cache.lock"):
                 yield
 
     @staticmethod
