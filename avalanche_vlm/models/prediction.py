@@ -61,7 +61,7 @@ def predict(
 
 
 def _not_finite(images: Tensor, logits: Tensor) -> ValueError:
-    """Return the error for logits that name no class, and say whether the images or the model are to blame."""
+    """Return the error for logits that name no class, which says whether that is of the images."""
     bad = ~logits.isfinite().all(dim=1)
     broken = bad & ~images.flatten(1).isfinite().all(dim=1).cpu()
     kind = "images" if images.ndim == 4 else "embeddings"

@@ -18,7 +18,6 @@ from torch.optim import Optimizer
 from avalanche_vlm._checks import check_choice, check_count, check_type, wrong_value
 from avalanche_vlm._host import experience_classes
 from avalanche_vlm._precision import Precision
-from avalanche_vlm._runs import claim
 from avalanche_vlm.functional import LABEL_SPACES, LabelSpace
 from avalanche_vlm.models import CLIPClassifier
 from avalanche_vlm.plugins import LabelSpaceCrossEntropy
@@ -51,7 +50,6 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
     - the evaluation batch is as large as the training batch, not 1;
     - numbers that are not finite are refused: settings of the optimizer before an experience and before
       each step, a loss before its step, weights after an epoch;
-    - plugins of ours that keep something from one experience to the next belong to one strategy;
     - batches of tensors are indexed at once, whichever plugin chose the loader;
     - mixed precision, clipping, accumulation and a number of iterations in place of epochs are
       arguments, see `TemplateArguments`.
@@ -80,8 +78,8 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
     Raises:
         TypeError: ``model`` is not a `CLIPClassifier`.
         ValueError: an argument is out of its range, or both ``train_epochs`` and ``train_iterations`` are
-            given; at the first training, a model without anything that trains, or a plugin that has served
-            another strategy; in training, a loss, a weight or a setting of the optimizer that is not finite.
+            given; at the first training, a model without anything that trains; in training, a loss, a
+            weight or a setting of the optimizer that is not finite.
     """
 
     #: The criterion need not look at the numbers.
@@ -175,13 +173,6 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
             enter: restores the state after these epochs, just before the next one.
         """
         self._resume_point = _ResumePoint(epochs, begin, enter)
-
-    def _before_training(self, **kwargs: Any) -> None:
-        for plugin in self.plugins:
-            ours = any(kind.__module__.startswith("avalanche_vlm.") for kind in type(plugin).__mro__)
-            if ours and hasattr(plugin, "load_state_dict"):
-                claim(plugin, self, argument="plugins", advice="Build new plugins for each strategy.")
-        super()._before_training(**kwargs)
 
     def _before_training_exp(self, **kwargs: Any) -> None:
         if self._resume_point is not None:
