@@ -182,6 +182,9 @@ def _create(
 def _load_file(model: CustomTextCLIP, path: str, name: str) -> None:
     """Load weights from a local file, strictly."""
     try:
+        if Path(path).suffix not in (".safetensors", ".npz", ".npy"):
+            # open_clip asks for this too, but answers a TypeError by loading once more without it.
+            torch.load(path, map_location="cpu", weights_only=True)
         open_clip.load_checkpoint(model, path, strict=True, weights_only=True, device="cpu")
     except RuntimeError as error:
         if "state_dict" not in str(error):
