@@ -8,18 +8,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from avalanche_vlm._checks import wrong_value
 from avalanche_vlm._host import position_in_training, trained_experiences
 
 
-def check_settings(optimizer: Optimizer) -> None:
+def check_settings(optimizer: Any) -> None:
     """Raise `ValueError` unless learning rates, weight decays, momenta, ... of an optimizer are finite.
 
     Tensors elsewhere than in the memory of the CPU are not looked at, which would wait for the device.
     """
-    for index, group in enumerate(optimizer.param_groups):
+    for index, group in enumerate(_groups(optimizer)):
         for name, value in group.items():
             if name != "params" and not all(map(math.isfinite, _numbers(value))):
                 raise wrong_value(
@@ -42,7 +41,7 @@ def check_loss(strategy: Any) -> None:
     scaled = getattr(strategy, "gradient_scaler", None) is not None
     if bool((~loss.isnan() if scaled else loss.isfinite()).all()):
         return
-    rates = sorted({float(group["lr"]) for group in strategy.optimizer.param_groups if "lr" in group})
+    rates = sorted({float(group["lr"]) for group in _groups(strategy.optimizer) if "lr" in group})
     raise wrong_value(
         "strategy.loss",
         "finite at each iteration",
@@ -56,7 +55,7 @@ def check_loss(strategy: Any) -> None:
 def check_weights(strategy: Any) -> None:
     """Raise `ValueError` unless the weights that train are finite; to be called after an epoch."""
     names = {id(parameter): name for name, parameter in strategy.model.named_parameters()}
-    parameters = [each for group in strategy.optimizer.param_groups for each in group["params"]]
+    parameters = [each for group in _groups(strategy.optimizer) for each in group["params"]]
     bad = [each for each, finite in zip(parameters, _all_finite(parameters), strict=True) if not finite]
     if bad:
         shown = ", ".join(names.get(id(each), f"a tensor {tuple(each.shape)}") for each in bad[:4])
@@ -68,6 +67,10 @@ def check_weights(strategy: Any) -> None:
             "A finite loss may have a gradient that is not; lower the learning rate, or look at the terms "
             "that plugins add.",
         )
+
+
+def _groups(optimizer: Any) -> list[dict[str, Any]]:
+    return getattr(optimizer, "param_groups", [])  # some of the host's strategies have no optimizer
 
 
 def _place(strategy: Any) -> str:

@@ -346,6 +346,22 @@ def test_a_benchmark_that_is_built_again_for_each_evaluation_is_the_run_s():
     assert not metric.matrix()[1:3].isnan().any()
 
 
+def test_a_stream_that_grows_is_the_run_s():
+    pairs = [tiny_images(per_class=2, seed=seed) for seed in (0, 1)]
+
+    def months(count):
+        parts = [(x[: 4 * count], y[: 4 * count]) for x, y in pairs]
+        return tensor_benchmark(*parts, class_names=TINY_CLASSES[: 2 * count], n_experiences=count)
+
+    metric, benchmarks = AccuracyMatrixMetric("all"), [months(1), months(2), months(3)]
+    strategy = make(metric)
+    for number, benchmark in enumerate(benchmarks):
+        strategy.train(benchmark.train_stream[number])
+        strategy.eval(benchmark.test_stream)
+    assert list(metric.result()) == ["test"]
+    assert not metric.matrix()[3].isnan().any()
+
+
 def test_training_on_a_second_benchmark_is_refused():
     for metric in (AccuracyMatrixMetric("all"), ClassAccuracyMetric("all"), SemanticDriftMetric()):
         strategy = make(metric)
