@@ -16,6 +16,7 @@ a tuple of one for an entry of a list or dictionary.
 
 from __future__ import annotations
 
+import weakref
 from pathlib import PurePath
 from types import CodeType, FunctionType, MethodType
 from typing import Any
@@ -55,6 +56,7 @@ _LOGGER_STATE = frozenset(
         *("train_acc", "train_loss"),
     )
 )
+_texts_of_loggers: weakref.WeakKeyDictionary[BaseLogger, frozenset[str]] = weakref.WeakKeyDictionary()
 MODULE_OWN = frozenset(vars(nn.Module())) - {"training"}
 # What our modules derive from what they have, and keep until it changes.
 _DERIVED = frozenset(("_kept", "_resting", "_solved", "_tokenizer", "_start_length"))
@@ -93,8 +95,21 @@ def is_state(owner: Any, name: str) -> bool:
     if isinstance(owner, BaseLogger):
         if type(owner).__module__.startswith("avalanche.logging."):
             return name in _LOGGER_STATE
-        return not isinstance(vars(owner).get(name), (str, PurePath))
+        return name not in _built_texts(owner) and not isinstance(vars(owner).get(name), PurePath)
     return True
+
+
+def _built_texts(logger: BaseLogger) -> frozenset[str]:
+    """Return which attributes of a logger were text or paths when it was first met, as it was built.
+
+    They may say where it writes. Text that a logger is told later is part of how far it is.
+    """
+    found = _texts_of_loggers.get(logger)
+    if found is None:
+        own: dict[str, Any] = vars(logger)
+        found = frozenset(name for name, value in own.items() if value and isinstance(value, (str, PurePath)))
+        _texts_of_loggers[logger] = found
+    return found
 
 
 def registered(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
