@@ -9,7 +9,15 @@ from pathlib import Path
 
 from avalanche_vlm._checks import check_type, wrong_value
 from avalanche_vlm._files import append_lines
-from avalanche_vlm.logging._records import HEADER_LINE, check_header, encoded, header_end, records, rows_of
+from avalanche_vlm.logging._records import (
+    HEADER_LINE,
+    check_header,
+    encoded,
+    end_of_records,
+    header_end,
+    records,
+    rows_of,
+)
 from avalanche_vlm.logging.result_row import ResultRow
 
 #: The file of results in the folder of a run, and the folder that has those of several runs.
@@ -135,10 +143,7 @@ def _checked(path: Path, key: str, data: bytes) -> tuple[int, int]:
     if not 0 < start <= len(data) or zlib.crc32(view[:start]) != checksum:
         start = header_end(path, data)
         checksum = zlib.crc32(view[:start])
-    end = start
-    if start:
-        for record in records(path, data, start):
-            end = record.end
+    end = end_of_records(path, data, start) if start else 0
     return end, zlib.crc32(view[start:end], checksum)
 
 

@@ -197,7 +197,7 @@ def test_a_checkpoint_of_other_versions_goes_on(tmp_path, monkeypatch):
 def test_rows_of_a_run_that_was_set_up_in_another_way_stay(tmp_path):
     go(build(tmp_path), tmp_path, tiny_benchmark(), count=2)
     before = (tmp_path / "results.csv").read_bytes()
-    strategy = build(tmp_path, rate=0.2)
+    strategy = build(tmp_path, settings={"why": "another"})
     with pytest.warns(UserWarning, match="They stay, because that run was set up in another way"):
         resume(strategy, tmp_path / "checkpoints" / "experience-0001.ckpt", tiny_benchmark())
     assert (tmp_path / "results.csv").read_bytes() == before
