@@ -18,7 +18,7 @@ from typing import Any
 from avalanche_vlm._checks import wrong_value
 from avalanche_vlm._files import replacing
 
-FORMAT = 2
+FORMAT = 3
 _MAGIC = b"avlmckpt"
 _START = len(_MAGIC) + 32 + 8
 _NAME = re.compile(r"experience-(\d+)(?:-epoch-(\d+))?\.ckpt")
@@ -63,7 +63,7 @@ def run_of(path: Path) -> str | None:
             start = file.read(_START)
             header = json.loads(file.read(int.from_bytes(start[-8:], "big") if len(start) == _START else 0))
         return str(header["run"])
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError, RecursionError):
         return None
 
 
