@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Collection, Iterable, Mapping
+from pathlib import PurePath
 from typing import Any
 
 from avalanche.evaluation import PluginMetric
@@ -69,9 +71,7 @@ class Built:
         placed = self._placed.get(anchor(path), ()) if path else ()
         key = function_key(value)
         return any(
-            known is value
-            or function_key(known) == key
-            or (type(known) is type(value) and _same(known, value))
+            known is value or function_key(known) == key or _is_same_place(known, value)
             for _, known in placed
         )
 
@@ -103,9 +103,9 @@ class Built:
         return all(isinstance(part, (PluginMetric, BaseLogger)) for part in parts)
 
 
-def _same(first: Any, second: Any) -> bool:
-    """Return whether two paths or patterns are equal; other values are compared as functions."""
-    return not callable(first) and bool(first == second)
+def _is_same_place(first: Any, second: Any) -> bool:
+    """Return whether two values are equal paths or patterns, which are other objects in each process."""
+    return isinstance(first, (PurePath, re.Pattern)) and type(first) is type(second) and first == second
 
 
 def entry(key: Any, index: int) -> tuple[Any]:

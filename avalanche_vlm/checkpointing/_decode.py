@@ -99,8 +99,10 @@ class Decoder:
             self._number = outer
             self._made[number] = made
         found = self._made[number]
-        if is_bound(found) and not self._bounds.allow(found, path, self._nodes[number][:1] + ("data",)):
-            raise self._moved(path, found)
+        if is_bound(found):
+            kind, _, *content = self._nodes[number]
+            if not self._bounds.allow(found, path, (kind, *content[:1])):
+                raise self._moved(path, found)
         return found
 
     def put(self, made: Any) -> None:
@@ -138,8 +140,8 @@ class Decoder:
                 raise self._moved((*path, name), value)
             if isinstance(now, str) and isinstance(value, str) and value != now and is_place(now, value):
                 warnings.warn(
-                    f"{shown_path((*path, name))} was {value!r} in the run that is resumed and is {now!r} now, "
-                    "which stays: a checkpoint does not say where files are.",
+                    f"{shown_path((*path, name))} was {value!r} in the run that is resumed and is {now!r} "
+                    "now, which stays: a checkpoint does not say where files are.",
                     stacklevel=2,
                 )
                 found[name] = now

@@ -36,7 +36,7 @@ class Views:
 
     def add(self, tensor: Tensor, node: int, path: Path) -> None:
         """Take note of a tensor without repetitions; its node ends with its stride."""
-        start = tensor.storage_offset() * tensor.element_size()
+        start = int(tensor.storage_offset()) * tensor.element_size()
         end = start + _extent(tensor.shape, tensor.stride(), tensor.element_size())
         storage = tensor.untyped_storage()
         key = tensor.device, storage.data_ptr(), storage.nbytes()
@@ -61,8 +61,8 @@ class Views:
                 is_wide = end - first > left
                 if is_wide and len(part) > 1:
                     raise CannotBeSaved(
-                        f"{shown_path(part[0].path)} is a view of memory with large gaps ({end - first} bytes), "
-                        "which a checkpoint does not hold. Keep a copy of it: tensor.clone()."
+                        f"{shown_path(part[0].path)} is a view of memory with large gaps ({end - first} "
+                        "bytes), which a checkpoint does not hold. Keep a copy of it: tensor.clone()."
                     )
                 for view in part:
                     *node, stride = nodes[view.node]
@@ -109,7 +109,7 @@ class Memories:
         """Take note that a tensor which is there already lies in some memory, and others with it."""
         if place is not None:
             number, _, offset, _ = _numbers(place)
-            start = live.storage_offset() * live.element_size()
+            start = int(live.storage_offset()) * live.element_size()
             self._made.setdefault(number, (live.untyped_storage(), start - offset))
 
     def make(self, tensor: Tensor, place: Any, device: torch.device) -> Tensor:
@@ -142,7 +142,7 @@ def _extent(shape: Sequence[int], stride: Sequence[int], element: int) -> int:
     """Return over how many bytes a tensor is spread."""
     if 0 in shape:
         return 0
-    return (1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=False))) * element
+    return int(1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=False))) * element
 
 
 def _most(stored: int) -> int:

@@ -83,8 +83,8 @@ def changed_attributes(
             for own in (*changed, *gone):
                 if is_fixed(module, own):
                     raise CannotBeSaved(
-                        f"{shown_path((*where, own))} was changed in the run, and a checkpoint does not hold it: "
-                        "it says how the model is built. Build the model with it."
+                        f"{shown_path((*where, own))} was changed in the run, and a checkpoint does not hold "
+                        "it: it says how the model is built. Build the model with it."
                     )
             pairs = [(own, encoder.encode(vars(module)[own], (*where, own))) for own in changed]
             found.append((name, pairs, gone))
@@ -95,7 +95,7 @@ Changes = list[tuple[nn.Module, dict[str, Any], list[str]]]
 
 
 def read_changes(decoder: Decoder, model: nn.Module, path: Path, changes: Iterable[Any]) -> Changes:
-    """Return what `changed_attributes` had found, as modules of a model, their new attributes, and those gone.
+    """Return what `changed_attributes` had found: modules of a model, new attributes, and those gone.
 
     Raises:
         ValueError: a module is not there, or an attribute is none that may be changed.

@@ -44,7 +44,7 @@ def _check_schedule(owner: Any, state: Any) -> None:
     for schedule, its_state in zip(inner, states, strict=True):
         _check_schedule(schedule, its_state)
     functions: list[Any] = list(getattr(owner, "lr_lambdas", ()))
-    for function, its_state in zip(functions, state.get("lr_lambdas") or (), strict=False):
+    for function, its_state in zip(functions, _functions_of(state), strict=False):
         for name in its_state or ():
             if (
                 not isinstance(name, str)
@@ -52,6 +52,11 @@ def _check_schedule(owner: Any, state: Any) -> None:
                 or is_bound(vars(function).get(name))
             ):
                 raise _odd(owner, f"the entry {name!r} of a function")
+
+
+def _functions_of(state: Any) -> list[Any]:
+    found: Any = state.get("lr_lambdas")
+    return found if isinstance(found, list) else []
 
 
 def _check(owner: Any, value: Any, present: Any, name: str) -> None:

@@ -108,7 +108,8 @@ class Restoration:
         for index, (plugin, encoded) in enumerate(zip(plugins, state["roots"]["plugins"], strict=True)):
             if decoder.decode(encoded, ("plugins", (index,))) is not plugin:
                 raise wrong_value("path", "a checkpoint with the plugins of the run", "one with others")
-        decoder.change(strategy, *state["roots"]["strategy"], ("strategy",))
+        pairs, left = state["roots"]["strategy"]
+        decoder.change(strategy, pairs, left, ("strategy",))
         self._optimizer = decoder.decode(state["roots"]["optimizer"], ("strategy", "optimizer"))
         if not isinstance(self._optimizer, Optimizer):
             raise wrong_value("path", "a checkpoint with the state of an optimizer", "one without")

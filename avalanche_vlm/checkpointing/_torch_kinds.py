@@ -109,8 +109,8 @@ def _encode_copy(encoder: Encoder, value: nn.Module, path: Path, template: str) 
     encoder.copied += sum(tensor.nbytes for name, tensor in own.items() if name not in shared)
     if encoder.copied > _most_copied(encoder.model):
         raise CannotBeSaved(
-            f"{shown_path(path)} is one of so many copies of the model that a checkpoint does not hold them all. "
-            "Keep the tensors that you need, or fewer copies."
+            f"{shown_path(path)} is one of so many copies of the model that a checkpoint does not hold them "
+            "all. Keep the tensors that you need, or fewer copies."
         )
     differing = {
         name: tensor.detach()
@@ -174,9 +174,8 @@ def modes_of(model: nn.Module) -> bool | list[str]:
 
 def check_modes(modes: Any) -> None:
     """Raise `ValueError` unless `modes_of` returns such a value."""
-    if not isinstance(modes, bool) and not (
-        isinstance(modes, list) and all(isinstance(m, str) for m in modes)
-    ):  # pyright: ignore[reportUnknownVariableType]
+    names: list[Any] = modes if isinstance(modes, list) else []
+    if not isinstance(modes, (bool, list)) or not all(isinstance(name, str) for name in names):
         raise wrong_value("path", "a checkpoint with the modes of modules", f"one with {modes!r:.60}")
 
 
