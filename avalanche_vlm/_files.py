@@ -11,7 +11,7 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from functools import cache
 from io import FileIO, IOBase
 from pathlib import Path
@@ -19,6 +19,8 @@ from typing import Any
 
 _TEMPORARY = re.compile(r"\..+\.(?:(?P<place>[0-9a-f]{8})-)?(?P<process>\d+)-[0-9a-f]{8}\.tmp")
 _DAY_SECONDS = 24 * 3600
+_DEEPEST = 100  # lists and objects in each other
+_LONGEST_NAME = 1000
 _ALWAYS_SWEPT = 256  # entries of a folder that are looked through at every write
 _WRITES_SHARE = 16  # a larger folder is looked through once for each 1/16 of its entries that is written
 _swept: dict[str, tuple[int, int]] = {}  # folder -> its entries when last swept, and writes since
@@ -234,10 +236,44 @@ def parsed_json(text: str | bytes) -> Any:
     {'a': [1, 2.5, None]}
     """
     try:
-        return json.loads(text, object_pairs_hook=_distinct, parse_constant=_refused, parse_float=_finite)
+        value = json.loads(text, object_pairs_hook=_distinct, parse_constant=_refused, parse_float=_finite)
     except RecursionError:
         # From None: the chain would show a thousand frames.
         raise ValueError("the JSON is nested too deeply") from None
+    inner: list[Any] = [value]
+    for _ in range(_DEEPEST):
+        inner = [each for outer in inner for each in _members(outer)]
+        if not inner:
+            return value
+    raise ValueError("the JSON is nested too deeply")
+
+
+def _members(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+def is_plain_name(name: str) -> bool:
+    """Return whether a text from a file is the name of a file below a folder, on any system.
+
+    >>> [is_plain_name(name) for name in ("cat.png", "cats/1.png", "../cat.png", "/cat.png", "C:cat.png", "")]
+    [True, True, False, False, False, False]
+    """
+    parts = name.split("/")
+    return (
+        len(name) <= _LONGEST_NAME
+        and "\\" not in name
+        and min(name, default=" ") >= " "
+        and re.match("[A-Za-z]:", name) is None
+        and all(part not in ("", "..") and len(part.encode(errors="replace")) <= 255 for part in parts)
+    )
+
+
+def is_inside(path: Path, folder: Path) -> bool:
+    """Return whether a path leads to something in a folder, links followed; where nothing is, by its name."""
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # links in a circle
+        return False
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from typing import Any, TypeVar
@@ -13,6 +14,8 @@ from avalanche.benchmarks.scenarios.generic_scenario import ExperienceAttribute
 
 AnyBenchmark = TypeVar("AnyBenchmark", bound="CLScenario[Any]")
 Definitions = Mapping[str, StreamDef[Any]]
+# A stream that a copy shares knows the benchmark that it was made for, and no copy of that.
+_copies: weakref.WeakKeyDictionary[Any, list[weakref.ref[Any]]] = weakref.WeakKeyDictionary()
 
 
 def with_streams(
@@ -47,7 +50,21 @@ def with_streams(
     }
     for stream in made:
         setattr(other, f"{stream.name}_stream", stream)
+    _copies.setdefault(benchmark, []).append(weakref.ref(other))
     return other
+
+
+def newest_copy(benchmark: Any, stream: Any) -> Any:
+    """Return the newest benchmark with a stream that copies of a benchmark share; it may be the benchmark."""
+    name = getattr(stream, "name", "")
+    while benchmark is not None:
+        shared = getattr(benchmark, "streams", {}).get(name)
+        found = [copied() for copied in _copies.get(benchmark, ())]
+        found = [each for each in found if each is not None and each.streams.get(name) is shared]
+        if shared is None or not found:
+            break
+        benchmark = found[-1]
+    return benchmark
 
 
 def definition_over(

@@ -7,12 +7,13 @@ with its process, so that nobody waits for the dead.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from filelock import FileLock, Timeout
 from rich.console import Console
@@ -31,6 +32,7 @@ from rich.text import Text
 Piece = TypeVar("Piece")
 
 _POLL_SECONDS = 0.1
+_ROUNDS_IN_VAIN = 3
 
 
 def process_rank() -> int:
@@ -48,27 +50,72 @@ def own_share_first(pieces: Sequence[Piece]) -> list[Piece]:
     return [*pieces[first:], *pieces[:first]]
 
 
-def make_together(missing: Callable[[], Sequence[Piece]], make: Callable[[Sequence[Piece]], bool]) -> None:
+def make_together(
+    missing: Callable[[], Sequence[Piece]],
+    make: Callable[[Sequence[Piece]], bool],
+    *,
+    place: Path | None = None,
+) -> None:
     """Make what is missing until nothing is, here or in other processes.
 
     Args:
         missing: the pieces that are not there now.
         make: pieces -> whether this process has made any of them. It leaves out those whose lock
             another holds.
+        place: where the pieces belong, for errors.
+
+    Raises:
+        RuntimeError: this process makes pieces again and again, and all that were missing still are.
     """
-    while left := missing():
-        if not make(left):
+    left, in_vain = missing(), 0
+    while left:
+        made = make(left)
+        if not made:
             time.sleep(_POLL_SECONDS)  # all that is missing is being made by others
+        after = missing()
+        if made and set(left) <= set(after):
+            in_vain += 1  # once somebody may have removed what was just made
+            if in_vain == _ROUNDS_IN_VAIN:
+                raise _made_in_vain(after, place)
+        elif made:
+            in_vain = 0
+        left = after
+
+
+def _made_in_vain(pieces: Sequence[Any], place: Path | None) -> RuntimeError:
+    shown = ", ".join(f"{piece!r:.80}" for piece in pieces[:4])
+    more = f" and {len(pieces) - 4} more" if len(pieces) > 4 else ""
+    where = "" if place is None else f" in {str(place)!r}"
+    return RuntimeError(
+        f"Made {_ROUNDS_IN_VAIN} times, and still not there{where}: {shown}{more}. Something removes or "
+        "hides what is made. See whether another program cleans the folder, or whether a list in it names "
+        "another file, or take a new folder."
+    )
 
 
 def free_lock(path: Path) -> FileLock | None:
-    """Return the lock of a file, held, or None if another holds it."""
-    lock = FileLock(path, timeout=0)
+    """Return the lock of a file, held, or None if another holds it.
+
+    Raises:
+        OSError: the file cannot be made; or it is a link, and what it leads to would be emptied.
+    """
+    lock = lock_of(path)
     try:
-        lock.acquire()
+        lock.acquire(timeout=0)
     except Timeout:
         return None
     return lock
+
+
+def lock_of(path: Path) -> FileLock:
+    """Return the lock of a file, not held yet.
+
+    Raises:
+        OSError: the file is a link, and what it leads to would be emptied.
+    """
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, "a link is in the place of a lock; remove it", str(path))
+    return FileLock(path)
 
 
 class ProgressLine(NamedTuple):

@@ -80,7 +80,8 @@ def evaluated_stream(strategy: Any) -> str:
     That is the stream's own name, but for a stream that is another one than what has this name in the run:
     those of a second benchmark that a strategy is evaluated on are ``"test#2"``, ``"test#3"``, ... The run's
     is the one of the benchmark that is trained on; where a stream does not know its benchmark, the first
-    that is evaluated. Streams are the same that come from the same benchmark, or hold the same samples.
+    that is evaluated. Streams are the same that come from the same benchmark, or hold the same samples; so is
+    one that has grown, of a later benchmark that is trained on too.
     """
     experience, live = strategy.experience, _live.setdefault(strategy, _Live())
     stream, position = experience.origin_stream, int(experience.current_experience)
@@ -94,15 +95,18 @@ def evaluated_stream(strategy: Any) -> str:
                 streams[name][position] = _content(experience)
             return name
     content, sample = _content(experience), _first_sample(experience)
-    foreign = _is_foreign(live, stream)
-    for name in names:
+    is_trained_on = _is_trained_on(live, stream)
+    for name in sorted(names, key=lambda name: (name == own) is (is_trained_on is False)):
         known, before = streams[name].get(position), live.samples.get((name, position))
         is_live = any(each() is not None for each in live.benchmarks.get(name, ()))
-        same_data = not is_live or (before is not None and (before[0](), before[1]) == sample)
-        if (known == content and same_data) or (known is None and not is_live and not foreign):
+        same_sample = before is not None and before[0]() is sample[0] and before[1] == sample[1]
+        if same_sample and known == content:
+            break
+        has_grown = is_trained_on and not _is_foreign(live, name)
+        if known in (None, content) and (has_grown or not is_live) and (known or is_trained_on is not False):
             break
     else:
-        name = _free_name(own, streams, foreign=foreign)
+        name = _free_name(own, streams, foreign=is_trained_on is False)
     streams.setdefault(name, {})[position] = content
     live.benchmarks.setdefault(name, []).append(_reference(source))
     live.samples[name, position] = (_reference(sample[0]), sample[1])
@@ -124,10 +128,10 @@ def note_training(strategy: Any) -> dict[str, str]:
         origin = getattr(experience, "origin_experience", None)
         origin = experience if origin is None else origin
         position, benchmark = position_in_training(experience), origin.origin_stream.benchmark
-        if position in live.trained and _is_foreign(live, origin.origin_stream):
+        if position in live.trained and _is_trained_on(live, origin.origin_stream) is False:
             raise wrong_value(
                 "experience",
-                "one of the benchmark that the run has trained on so far, whose experiences its metrics count",
+                "one of the benchmark that was trained on so far, whose experiences the metrics count",
                 f"experience {position} of another one",
                 "Train on another benchmark with a new strategy (its model may be the same) and new metrics.",
             )
@@ -137,8 +141,7 @@ def note_training(strategy: Any) -> dict[str, str]:
         return {}
     streams: Streams = vars(strategy).get(_STREAMS, {})
     for name in [name for name in streams if "#" not in name]:
-        found = [known() for known in live.benchmarks.get(name, ())]
-        if found and all(_is_foreign(live, each) for each in found if each is not None):
+        if _is_foreign(live, name):
             live.renamed[name] = other = _free_name(name, streams, foreign=True)
             streams[other] = streams.pop(name)
             live.benchmarks[other] = live.benchmarks.pop(name)
@@ -165,22 +168,30 @@ def _related(benchmark: Any) -> set[int]:
     return {id(benchmark), *(id(_source(stream)) for stream in streams)}
 
 
-def _is_foreign(live: _Live, source: Any) -> bool:
-    """Return whether a stream (or benchmark) certainly comes from another benchmark than what is trained on.
+def _is_foreign(live: _Live, name: str) -> bool:
+    """Return whether what was evaluated under a name certainly comes from another benchmark."""
+    found = [each for known in live.benchmarks.get(name, ()) if (each := known()) is not None]
+    return bool(found) and all(_is_trained_on(live, each) is False for each in found)
+
+
+def _is_trained_on(live: _Live, source: Any) -> bool | None:
+    """Return whether a stream (or benchmark) comes from a benchmark that is trained on; None if unknown.
 
     Copies of a benchmark, with a validation stream for instance, share streams with it or train on its data.
     """
     benchmark = source if hasattr(source, "streams") else getattr(source, "benchmark", None)
     trained = [(place and place(), leaf()) for place, leaf in live.trained.values()]
-    if benchmark is None or not trained or any(each is None for each, _ in trained):
-        return False
-    if any(_related(benchmark) & _related(each) for each, _ in trained):
-        return False
-    train = benchmark.streams.get("train")
-    if not isinstance(train, SequenceCLStream) or generated_on_demand(benchmark, "train"):
+    if benchmark is None or not trained:
+        return None
+    own = _related(benchmark)
+    if any(each is not None and own & _related(each) for each, _ in trained):
         return True
-    leaves = {id(leaf) for _, leaf in trained if leaf is not None}
-    return not any(id(_first_sample(experience)[0]) in leaves for experience in train)
+    train = benchmark.streams.get("train")
+    if isinstance(train, SequenceCLStream) and not generated_on_demand(benchmark, "train"):
+        leaves = {id(leaf) for _, leaf in trained if leaf is not None}
+        if any(id(_first_sample(experience)[0]) in leaves for experience in train):
+            return True
+    return None if any(each is None for each, _ in trained) else False
 
 
 def _reference(thing: Any) -> Reference:

@@ -212,7 +212,7 @@ def heat_map(kind: str, last: dict[str, float], broken: dict[str, str]) -> Figur
 
 def write(folder: Path, outcomes: list, found: dict[str, dict[str, str]]) -> None:
     """Write the table, the page and the pictures."""
-    values = final_values(folder / "results.csv", "last_accuracy", space="seen", stream="test")
+    values = final_values(folder, "last_accuracy", space="seen", stream="test")
     reasons = {(each.stream, each.method): each.reason for each in outcomes if each.state != "finished"}
     page = [
         "# Every part beside every other\n",

@@ -91,7 +91,7 @@ def main() -> None:
     page = write_comparison(runs, arguments.output)
     columns = MTIL_COLUMNS if "mtil:" in str(arguments.streams) else CLASS_INCREMENTAL_COLUMNS
     if any(each.state == "finished" for each in outcomes):
-        show(results_table(arguments.output / "results.csv", columns=columns), f"More in {page}.")
+        show(results_table(arguments.output, columns=columns), f"More in {page}.")
     failed = {f"{each.method}, {each.stream}: {each.reason}" for each in outcomes if each.reason}
     sys.exit("\n".join(failed) or None)
 

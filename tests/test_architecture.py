@@ -36,7 +36,7 @@ MAY_IMPORT |= {
     "world": {"world", "_checks"},
     "benchmarks": {"benchmarks", "_checks", "_host", "_host_benchmarks", "functional", "text", "world"},
     "metrics": {"metrics", "_checks", "_host", "_runs", "functional", "text"},
-    "logging": {"logging", "_checks", "_files", "_host", "_runs", "functional", "text"},
+    "logging": {"logging", "_checks", "_files", "_host", "_host_benchmarks", "_runs", "functional", "text"},
 }
 # They stand beside strategies: everything below, and benchmarks.
 for beside in ("presets", "selection", "embedding"):

@@ -39,7 +39,7 @@ WRITES = {
     ),
     "compare.py": (
         [
-            *("results.csv", "results.runs.jsonl", "runs.csv", "comparison.md"),
+            *("runs", "runs.csv", "comparison.md"),
             *("overview_small-world-embedded.png", "curves_small-world-embedded.png"),
         ],
         {
@@ -67,7 +67,7 @@ def test_example_runs(example, tmp_path, request):
     for name in files:
         path = tmp_path / "out" / name
         assert path.is_dir() or path.stat().st_size > (1000 if path.suffix == ".png" else 0), name
-    assert {row.method for row in read_results(tmp_path / "out" / "results.csv")} == methods
+    assert {row.method for row in read_results(tmp_path / "out")} == methods
     assert "Transfer" in run.stdout
     if "log.txt" in files:
         assert "LastAccuracy_seen" in (tmp_path / "out" / "log.txt").read_text()

@@ -15,7 +15,7 @@ from avalanche_vlm.checkpointing._bytes import from_bytes
 from avalanche_vlm.checkpointing._decode import Decoder
 from avalanche_vlm.checkpointing._file import DamagedCheckpoint
 from avalanche_vlm.checkpointing._graph import MODEL
-from avalanche_vlm.checkpointing._logs import set_log_positions
+from avalanche_vlm.checkpointing._logs import check_log_positions, set_log_positions
 from avalanche_vlm.checkpointing._model import check_model, grown_parameters, load_model, model_parameters
 from avalanche_vlm.checkpointing._module_attributes import read_changes, set_changes
 from avalanche_vlm.checkpointing._random import check_random_state, set_random_state
@@ -63,7 +63,7 @@ class Restoration:
 
     def set_logs(self, benchmark: Any) -> None:
         """Take out of the logs what was written later."""
-        set_log_positions(self._strategy, self._state["logs"], benchmark)
+        set_log_positions(self._strategy, self._logs, benchmark)
 
     def apply(self) -> None:
         """Put the state into the strategy. May be called again, to go back to it."""
@@ -88,6 +88,7 @@ class Restoration:
         check_model_settings(built.model.settings, state["model settings"])
         _check_groups(built.groups, state["groups"])
         check_random_state(state["random"])
+        self._logs = check_log_positions(strategy, state["logs"], self._run.data.benchmark)
         if tell:
             warn_of_settings(built.settings, state["settings"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -16,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from avalanche_vlm._checks import check_count, check_type, wrong_value
-from avalanche_vlm.comparison._one_run import make, make_in_process, run_folder
+from avalanche_vlm.comparison._one_run import make, make_in_process, obstacle, run_folder
 from avalanche_vlm.comparison.outcome import Outcome, is_finished, outcome_of, read_outcome, write_outcome
 from avalanche_vlm.comparison.run import Run
 
@@ -32,16 +33,20 @@ def compare(
 
     A run seeds everything, prepares its stream, builds the strategy, evaluates it, and then trains on one
     experience after another (joint training on all at once), with an evaluation of the test stream after
-    each. All runs append to ``results.csv`` (see `avalanche_vlm.logging.ResultsLogger`), with what is
-    needed to repeat each beside it; `write_comparison` makes tables and pictures of it.
+    each. Each run has a folder of its own, ``runs/<run>``, with its ``results.csv`` (see
+    `avalanche_vlm.logging.ResultsLogger`) and what is needed to repeat it; `write_comparison` makes tables
+    and pictures of them, and whatever takes a file of results takes ``folder`` too, such as
+    `avalanche_vlm.logging.results_table`.
 
     *Interrupted* (Ctrl-C, a kill, the power cut), the same call goes on: finished runs stay, the others
     go on from their last checkpoint and end as if they had never stopped. A run whose two functions read
-    differently from when it was made is made again; what these functions *call* is not looked at, so
-    that after a change there the folder ``runs`` has to be deleted.
+    differently from when it was made is made again, and so is one whose outcome cannot be read; what it had
+    measured is moved to ``runs/<run>/earlier``, where no table looks. What the two functions *call* is not
+    looked at, so that after a change there the folder ``runs`` has to be deleted.
 
-    *Failed*: an error in a run, or the death of its process, ends that run alone. Its outcome has the reason,
-    ``runs/<run>/log.txt`` all that was printed, and the same call tries it again.
+    *Failed*: an error in a run, or the death of its process, ends that run alone; so does a file or a link
+    where the folder of a run should be. Its outcome has the reason, ``runs/<run>/log.txt`` all that was
+    printed, and the same call tries it again.
 
     *Several processes*: each run has a process of its own, which imports afresh and shares nothing with
     the others, so that its peak memory is its own. Processes are started by a server that has imported this
@@ -183,8 +188,10 @@ class _Processes:
         if not (own / "log.txt").exists():
             where = ' before it began; a script needs if __name__ == "__main__": around its call'
         outcome = outcome_of(run, "failed", f"its process ended with {name}{hint}{where}")
-        own.mkdir(parents=True, exist_ok=True)
-        write_outcome(own, outcome)
+        if not obstacle(own):
+            with contextlib.suppress(OSError):  # a full disk, which may be what it died of
+                own.mkdir(parents=True, exist_ok=True)
+                write_outcome(own, outcome)
         return outcome
 
 

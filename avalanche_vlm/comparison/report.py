@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import re
 import statistics
@@ -13,7 +14,7 @@ from typing import Any
 
 from avalanche_vlm._checks import check_type, wrong_value
 from avalanche_vlm._files import replacing
-from avalanche_vlm.comparison._one_run import RESULTS, run_folder
+from avalanche_vlm.comparison._one_run import obstacle, run_folder
 from avalanche_vlm.comparison.outcome import Outcome, is_finished, outcome_of, read_outcome
 from avalanche_vlm.comparison.overview_plot import plot_overview, values_by_method
 from avalanche_vlm.comparison.paired import paired_difference
@@ -26,9 +27,9 @@ from avalanche_vlm.logging import (
     mean_text,
     plot_accuracy_matrices,
     plot_accuracy_over_experiences,
-    read_results,
     save_figure,
 )
+from avalanche_vlm.logging.results_file import RESULTS, read_file
 
 _COSTS = (  # heading, metric, units in one of what is written
     ("Train s", "training_seconds", 1.0),
@@ -37,6 +38,7 @@ _COSTS = (  # heading, metric, units in one of what is written
     ("Kept KB", "stored_bytes", 1e3),
 )
 _MOST_REASON = 300
+_MOST_NAME = 80
 _MOST_SHARP = 12
 
 
@@ -57,7 +59,8 @@ def write_comparison(
     - ``runs.csv``: a line a run, with its outcome.
     - for each stream pictures of curves, accuracy matrices, and accuracy beside costs.
 
-    Only finished runs count; what others have left in ``results.csv`` stays there.
+    Only finished runs count; what others have left in their files stays there. A ``results.csv`` in
+    ``folder`` itself, which an earlier version wrote for all runs together, is read too.
 
     Args:
         runs: those that were given to `compare`, or some of them.
@@ -72,7 +75,7 @@ def write_comparison(
 
     Raises:
         TypeError: an argument has another type.
-        ValueError: there are no runs, or columns without a second.
+        ValueError: there are no runs, columns without a second, or a damaged line in a file of results.
     """
     check_type("folder", folder, (str, os.PathLike))
     folder, runs = Path(folder), list(runs)
@@ -85,8 +88,7 @@ def write_comparison(
     outcomes = [_outcome(run, folder) for run in runs]
     folder.mkdir(parents=True, exist_ok=True)
     _write_outcomes(folder / "runs.csv", outcomes)
-    results = folder / RESULTS
-    rows = _finished_rows(read_results(results) if results.exists() else [], outcomes)
+    rows = _finished_rows(_rows(runs, folder), outcomes)
     pages = [f"# {title}\n"]
     streams = list(dict.fromkeys(run.stream for run in runs))
     names = _file_names(streams)
@@ -99,14 +101,29 @@ def write_comparison(
             pages.extend(_pictures(own, folder, stream, names[stream], chosen[1]))
     path = folder / "comparison.md"
     with replacing(path) as temporary:
-        temporary.write_text("\n".join(pages))
+        text = "\n".join(pages)
+        temporary.write_text(_encodable(text), encoding="utf-8")
     return path
+
+
+def _rows(runs: Sequence[Run], folder: Path) -> list[ResultRow]:
+    """Return the rows of runs: those of the file that all shared once, then those of their own."""
+    files = [folder / RESULTS, *(run_folder(run, folder) / RESULTS for run in runs)]
+    return [row for file in files if file.exists() for row in read_file(file)]
+
+
+def _encodable(text: str) -> str:
+    """Return text without halves of surrogate pairs, which names of files may have."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _outcome(run: Run, folder: Path) -> Outcome:
     """Return what became of a run as its functions read now."""
-    found = read_outcome(run_folder(run, folder))
-    if found is None:
+    own = run_folder(run, folder)
+    if problem := obstacle(own):
+        return outcome_of(run, "failed", problem)
+    found = read_outcome(own)
+    if found is None or (found.method, found.stream, found.seed) != (run.method, run.stream, run.seed):
         return outcome_of(run, "not begun")
     if found.state == "finished" and not is_finished(run, found):
         return outcome_of(run, "not begun", "what was made here before reads differently now")
@@ -136,10 +153,12 @@ def _columns(rows: Sequence[ResultRow]) -> Sequence[TableColumn]:
 
 def _write_outcomes(path: Path, outcomes: Sequence[Outcome]) -> None:
     names = [field.name for field in fields(Outcome)]
-    with replacing(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(names)
-        writer.writerows([getattr(outcome, name) for name in names] for outcome in outcomes)
+    file = io.StringIO(newline="")
+    writer = csv.writer(file)
+    writer.writerow(names)
+    writer.writerows([getattr(outcome, name) for name in names] for outcome in outcomes)
+    with replacing(path) as temporary:
+        temporary.write_text(_encodable(file.getvalue()), encoding="utf-8", newline="")
 
 
 def _table(rows: Sequence[ResultRow], outcomes: Sequence[Outcome], columns: Sequence[TableColumn]) -> str:
@@ -195,7 +214,8 @@ def _unfinished(outcomes: Sequence[Outcome]) -> list[str]:
     together: dict[tuple[str, str, str], list[int]] = {}
     for each in outcomes:
         if each.state != "finished":
-            together.setdefault((each.method, each.state, each.reason), []).append(each.seed)
+            reason = " ".join(each.reason.split())
+            together.setdefault((each.method, each.state, reason), []).append(each.seed)
     lines = [
         f"- **{method}**, seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}: {state}"
         + (f": {reason[:_MOST_REASON]}" if reason else "")
@@ -208,7 +228,7 @@ def _file_names(streams: Sequence[str]) -> dict[str, str]:
     """Return a part of file names for each stream; those alike in what file systems keep get numbers."""
     names: dict[str, str] = {}
     for stream in streams:
-        base = re.sub(r"[^A-Za-z0-9]+", "-", stream).strip("-") or "stream"
+        base = re.sub(r"[^A-Za-z0-9]+", "-", stream).strip("-")[:_MOST_NAME].strip("-") or "stream"
         taken = {name.lower() for name in names.values()}
         names[stream] = next(
             name

@@ -16,6 +16,9 @@ from avalanche.training.plugins import EvaluationPlugin
 from avalanche_vlm._checks import check_count, check_type, wrong_type, wrong_value
 from avalanche_vlm.comparison.setup import Setup
 
+# With what stands before the first dot.
+_KEPT_BY_WINDOWS = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\.|$)", re.IGNORECASE)
+
 Method = Callable[[Setup, EvaluationPlugin], Any]
 Stream = Callable[[int], Setup]
 
@@ -64,7 +67,10 @@ class Run:
         words = f"{self.stream} {self.method} {self.seed}"
         # Names may differ in what a file system does not keep apart.
         names = hashlib.sha256(repr((self.stream, self.method, self.seed)).encode()).hexdigest()[:6]
-        return f"{re.sub(r'[^A-Za-z0-9.+]+', '-', words).strip('-')[:80]}-{names}"
+        name = re.sub(r"[^A-Za-z0-9.+]+", "-", words).strip("-.")[:80]
+        # A dot at the start hides a folder, and Windows keeps some names, whatever comes after a dot.
+        is_kept = _KEPT_BY_WINDOWS.match(name) is not None
+        return f"{'run-' if is_kept else ''}{name}-{names}"
 
     def definition(self) -> str:
         """Return a hash of how the run's two functions read; what they call is not looked at."""

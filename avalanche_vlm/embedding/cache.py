@@ -7,7 +7,6 @@ import hashlib
 import json
 import shutil
 import stat
-import struct
 import warnings
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -20,15 +19,16 @@ from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from avalanche_vlm._files import replacing
-from avalanche_vlm._processes import free_lock
+from avalanche_vlm._processes import free_lock, lock_of
 from avalanche_vlm.models.fingerprint import fingerprint
+from avalanche_vlm.models.tensor_file import StoredTensor, read_header, write_tensors
 
 FORMAT = "avalanche_vlm embeddings, 1"
 Verify = Literal["checksum", "header"]
 
 _TENSOR = "embeddings"
 _BATCHES_PER_SHARD = 8
+_ROWS_AT_ONCE = 4096
 _TELLING = ("torch", "torchvision", "open_clip_torch", "pillow")
 _verified: set[tuple[Any, ...]] = set()  # files whose checksum this process has compared
 
@@ -58,16 +58,9 @@ def write_embeddings(path: Path, embeddings: Tensor, metadata: Mapping[str, str]
         embeddings: what to write.
         metadata: texts that go with it; ``format`` and ``checksum`` are added.
     """
-    plain = embeddings.contiguous()
-    told = {"format": FORMAT, "checksum": fingerprint({_TENSOR: plain}), **metadata}
-    entry = {"dtype": "F32", "shape": list(plain.shape), "data_offsets": [0, plain.nbytes]}
-    # Written here and not by the library, which reports a full disk without its error number.
-    header = json.dumps({"__metadata__": told, _TENSOR: entry}).encode()
-    header += b" " * (-len(header) % 8)
+    tensors = {_TENSOR: embeddings.contiguous()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        file.write(struct.pack("<Q", len(header)) + header)
-        file.write(plain.numpy().data)
+    write_tensors(path, tensors, {"format": FORMAT, "checksum": fingerprint(tensors), **metadata})
 
 
 def _versions() -> dict[str, str]:
@@ -95,22 +88,33 @@ def read_embeddings(path: Path, key: str, count: int, verify: Verify) -> Tensor:
         message = "this is in the place of a file of embeddings; move it away, or give another `cache_dir`"
         raise OSError(errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL, message, str(path))
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensor = file.get_tensor(_TENSOR)
-    except SafetensorError as error:
+        # Before the library maps it: a file that is shorter than it says would end the process.
+        with path.open("rb") as file:
+            metadata, stored = read_header(file)
+        _check_header(metadata, stored, key, count)
+        with safe_open(path, framework="pt") as mapped:
+            tensor = mapped.get_tensor(_TENSOR)
+    except (SafetensorError, ValueError) as error:
         raise DamagedFileError(str(error)) from error
-    if metadata.get("format") != FORMAT or metadata.get("key") != key:
-        raise DamagedFileError("its header is not the one that was written")
-    if tensor.dtype != torch.float32 or tensor.ndim != 2 or len(tensor) != count:
-        raise DamagedFileError(f"it holds {tuple(tensor.shape)} of {tensor.dtype} and not {count} embeddings")
     # The time of change too: the time of writing can be set back.
     state = (path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     if verify == "checksum" and state not in _verified:
         if fingerprint({_TENSOR: tensor}) != metadata.get("checksum"):
             raise DamagedFileError("its checksum is another")
+        if not all(bool(part.isfinite().all()) for part in tensor.split(_ROWS_AT_ONCE)):
+            raise DamagedFileError("it holds NaN or infinity")
         _verified.add(state)
     return tensor
+
+
+def _check_header(metadata: dict[str, str], stored: dict[str, StoredTensor], key: str, count: int) -> None:
+    if metadata.get("format") != FORMAT or metadata.get("key") != key:
+        raise ValueError("its header is not the one that was written")
+    if set(stored) != {_TENSOR}:
+        raise ValueError(f"it holds {sorted(stored)[:4]} and not only {_TENSOR!r}")
+    dtype, shape, _ = stored[_TENSOR]
+    if dtype != torch.float32 or len(shape) != 2 or shape[0] != count or shape[1] < 1:
+        raise ValueError(f"it holds {shape} of {dtype} and not {count} embeddings")
 
 
 @final
@@ -211,6 +215,14 @@ class CachedFile:
                 if not path.exists() or self._remove_if_damaged(path, key, count):
                     return
                 shards.append(read_embeddings(path, key, count, "header"))
+            if len({shard.shape[1] for shard in shards}) > 1:
+                warnings.warn(
+                    f"The files of embeddings in {self.shard_folder} differ in width and are made anew.",
+                    stacklevel=2,
+                )
+                for shard in range(self.shard_count):
+                    self.shard_path(shard).unlink(missing_ok=True)
+                return
             write_embeddings(self.path, torch.cat(shards), self.metadata | _versions())
 
     @contextmanager
@@ -218,7 +230,7 @@ class CachedFile:
         """Hold the lock of the folder, in which whole files are put and removed."""
         with writing_to(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.folder / "cache.lock"):
+            with lock_of(self.folder / "cache.lock"):
                 yield
 
     @staticmethod

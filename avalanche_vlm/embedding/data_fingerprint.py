@@ -28,6 +28,7 @@ from avalanche_vlm.embedding.transform_description import describe_transform
 
 # A file that changes again within the resolution of its time stamp would keep its stamp.
 _SETTLED_NS = 2_000_000_000
+_DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 def leaf_transforms(leaf: Any) -> Any:
@@ -129,7 +130,7 @@ class FileIndex:
         if not self.path.exists():
             return {}
         try:
-            with closing(sqlite3.connect(self.path, timeout=60)) as base:
+            with closing(self._opened()) as base:
                 if not base.execute("SELECT * FROM sqlite_master WHERE name = 'stamped'").fetchall():
                     return {}
                 rows = base.execute("SELECT path, stamp, digest FROM stamped").fetchall()
@@ -139,7 +140,31 @@ class FileIndex:
             )
             return {}
         wanted = {path: json.dumps(stamp) for path, stamp in stamps.items()}
-        return {path: digest for path, stamp, digest in rows if wanted.get(path) == stamp}
+        return {
+            path: digest
+            for path, stamp, digest in rows
+            if wanted.get(path) == stamp and isinstance(digest, bytes) and len(digest) == _DIGEST_BYTES
+        }
+
+    def _opened(self) -> sqlite3.Connection:
+        """Return a connection to the data base, if it only holds tables.
+
+        Raises:
+            sqlite3.Error: it cannot be opened; or it is a link to somewhere else, or holds something that
+                would be computed when it is read or written.
+        """
+        if self.path.is_symlink():
+            raise sqlite3.OperationalError("it is a link")
+        base = sqlite3.connect(self.path, timeout=60)
+        try:
+            kinds = "SELECT count(*) FROM sqlite_master WHERE type NOT IN ('table', 'index')"
+            virtual = "SELECT count(*) FROM sqlite_master WHERE sql LIKE 'CREATE VIRTUAL%'"
+            if any(base.execute(query).fetchone()[0] for query in (kinds, virtual)):
+                raise sqlite3.OperationalError("it holds more than tables")
+        except BaseException:
+            base.close()
+            raise
+        return base
 
     def _remember(self, rows: Iterable[tuple[str, str, bytes]]) -> None:
         rows = list(rows)
@@ -156,7 +181,7 @@ class FileIndex:
             return  # the folder of the embeddings says so itself, when it must be written to
 
     def _write(self, rows: list[tuple[str, str, bytes]]) -> None:
-        with closing(sqlite3.connect(self.path, timeout=60)) as base, base:
+        with closing(self._opened()) as base, base:
             base.execute(
                 "CREATE TABLE IF NOT EXISTS stamped (path TEXT PRIMARY KEY, stamp TEXT, digest BLOB)"
             )

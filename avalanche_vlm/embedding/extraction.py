@@ -22,6 +22,7 @@ from avalanche_vlm.models.modes import in_eval_mode
 
 Features = Literal["projected", "raw"]
 Encoder = Callable[[Tensor], Tensor]
+_ROUNDS = 5  # after which a file that is still damaged will stay so
 
 
 @contextmanager
@@ -86,11 +87,17 @@ def cached_embeddings(
             finally:
                 claimed.release()
 
-        while tensor is None:
-            make_together(file.missing, make)
+        for _ in range(_ROUNDS):
+            make_together(file.missing, make, place=file.shard_folder)
             file.join()
             tensor = file.read()
-    return tensor
+            if tensor is not None:
+                return tensor
+    raise RuntimeError(
+        f"The file of embeddings {file.path} was made {_ROUNDS} times, and is damaged or gone each time. "
+        "See whether another program changes the folder and whether the disk is sound, or give another "
+        "`cache_dir`."
+    )
 
 
 class _Claims:

@@ -122,6 +122,9 @@ def dual_targeted_pgd(
     tensor([0.5030, 0.4970, 0.4970])
     """
     check_type("space", space, PixelSpace)
+    for centre, spread in zip(space.mean, space.std, strict=True):
+        check_number("space.mean", centre)
+        check_number("space.std", spread, above=0)
     check_number("epsilon", epsilon, at_least=0)
     check_number("step_size", step_size, above=0)
     check_count("steps", steps, at_least=0)
@@ -135,8 +138,9 @@ def dual_targeted_pgd(
     lowest, highest = (-mean / std).minimum(images), ((1 - mean) / std).maximum(images)
     lowest, highest = lowest.maximum(images - epsilon / std), highest.minimum(images + epsilon / std)
     weight = torch.as_tensor(visual_weight, dtype=images.dtype, device=images.device)
-    if weight.ndim > 1 or (weight.ndim == 1 and len(weight) != len(images)) or bool((weight < 0).any()):
-        expected = f"a number of at least 0, or one for each of {len(images)} images"
+    is_wrong = bool((~weight.isfinite() | (weight < 0)).any())
+    if weight.ndim > 1 or (weight.ndim == 1 and len(weight) != len(images)) or is_wrong:
+        expected = f"a finite number of at least 0, or one for each of {len(images)} images"
         raise wrong_value("visual_weight", expected, visual_weight)
     text, visual = F.normalize(text_targets, dim=1), F.normalize(visual_targets, dim=1)
     moved, to_text, to_visual = images.detach(), list[Tensor](), list[Tensor]()

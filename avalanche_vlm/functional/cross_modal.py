@@ -86,13 +86,17 @@ def shared_targets(captions: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
 
     Args:
         captions: int64 (B,), a number for each caption, equal for equal ones.
-        label_smoothing: ε.
+        label_smoothing: ε in [0, 1].
+
+    Raises:
+        ValueError: smoothing outside [0, 1].
 
     >>> shared_targets(torch.tensor([5, 5, 7]))
     tensor([[0.5000, 0.5000, 0.0000],
             [0.5000, 0.5000, 0.0000],
             [0.0000, 0.0000, 1.0000]])
     """
+    check_number("label_smoothing", label_smoothing, at_least=0, at_most=1)
     same = (captions[:, None] == captions[None, :]).to(torch.get_default_dtype())
     shares = same / same.sum(dim=1, keepdim=True)
     return (1 - label_smoothing) * shares + label_smoothing / len(captions)

@@ -137,7 +137,10 @@ def fused_logits(zero_shot: Tensor, discriminant: Tensor, classes: Tensor, *, fu
         zero_shot: logits (B, C).
         discriminant: logits (B, K) of the classes of F.
         classes: int64 (K,), the ids of these classes.
-        fusion_weight: the factor a; 0 gives zero-shot.
+        fusion_weight: the factor a, finite; 0 gives zero-shot.
+
+    Raises:
+        ValueError: a is not finite.
 
     References:
         Wang et al., ICLR 2024, section 3.3 (the sum of both logits).
@@ -146,6 +149,7 @@ def fused_logits(zero_shot: Tensor, discriminant: Tensor, classes: Tensor, *, fu
         There every class has features, and raw logits are added; the log-softmax of q and k add the
         same number to each class, and so change neither ranks nor probabilities.
     """
+    check_number("fusion_weight", fusion_weight)
     if len(classes) == 0:
         return zero_shot
     seen = zero_shot[:, classes]

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from avalanche.training.plugins.clock import Clock
 from torch import nn
 
 from avalanche_vlm._checks import check_type, wrong_type, wrong_value
-from avalanche_vlm._files import append_lines
+from avalanche_vlm._files import append_lines, parsed_json
 from avalanche_vlm.logging._benchmark_facts import benchmark_facts
 from avalanche_vlm.logging._settings_of import plain_item, settings_of
 from avalanche_vlm.logging.result_row import check_names
+from avalanche_vlm.logging.results_file import results_files
 
 PACKAGES = (
     "avalanche-vlm",
@@ -31,6 +33,7 @@ PACKAGES = (
     "peft",
     "numpy",
 )
+_RUN_BEGINS = b'{"run": "'
 # What a strategy of the host is told of elsewhere, and what its loops keep there while they run.
 _NO_SETTINGS = frozenset(
     (
@@ -108,7 +111,7 @@ def check_settings(settings: Mapping[str, Any] | None) -> dict[str, Any]:
             raise wrong_type("settings", "a mapping whose keys are text", name)
         try:
             json.dumps(value, allow_nan=False)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             advice = "Numbers (finite), text, lists and dictionaries fit into JSON."
             raise wrong_type(f"settings[{name!r}]", "a value that fits into JSON", value, advice) from error
     return facts
@@ -120,7 +123,8 @@ def run_id(facts: Mapping[str, Any]) -> str:
     >>> run_id({"method": "naive", "seed": 0}) == run_id({"seed": 0, "method": "naive"})
     True
     """
-    return hashlib.sha256(_json(facts).encode()).hexdigest()[:12]
+    plain = json.loads(json.dumps(facts))  # so that it is the same before and after a file
+    return hashlib.sha256(_json(plain).encode()).hexdigest()[:12]
 
 
 def write_run(path: str | os.PathLike[str], facts: Mapping[str, Any]) -> str:
@@ -132,14 +136,22 @@ def write_run(path: str | os.PathLike[str], facts: Mapping[str, Any]) -> str:
 
     Returns:
         What `result_rows` takes as ``run``.
+
+    Raises:
+        TypeError: ``facts`` do not fit into JSON.
+        ValueError: a fact is called ``run``, or a line of the file of runs is damaged; it is left alone.
+        OSError: the file could not be written.
     """
+    facts = _plain_facts(facts)
     run, file = run_id(facts), runs_path(path)
-    line = json.dumps({"run": run, **facts}, ensure_ascii=False) + "\n"
 
     def addition(whole: bytes) -> bytes:
-        return b"" if run in _runs(file, whole) else line.encode()
+        if run in _runs(file, whole):
+            return b""
+        # The last line may have been written without its end.
+        return (b"\n" if whole and not whole.endswith(b"\n") else b"") + _run_line(run, facts)
 
-    append_lines(file, _whole_lines, addition)
+    append_lines(file, partial(_whole_lines, file), addition)
     return run
 
 
@@ -147,19 +159,23 @@ def read_runs(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
     """Return the facts of all runs that were noted beside a file of results, by id.
 
     Args:
-        path: the file of results, not that of the runs. If there are results and no runs, none were
-            noted.
+        path: the file of results, not that of the runs; or a folder of results, as for `read_results`. If
+            there are results and no runs, none were noted.
 
     Raises:
         FileNotFoundError: there is neither a file of results nor one of runs.
-        ValueError: a line of the file of runs is damaged.
+        ValueError: a line of the file of runs is damaged: it is named.
     """
-    file = runs_path(path)
-    if not file.exists():
-        Path(path).stat()  # raises if there is no file either
-        return {}
-    data = file.read_bytes()
-    return _runs(file, data[: _whole_lines(data)])
+    check_type("path", path, (str, os.PathLike))
+    found: dict[str, dict[str, Any]] = {}
+    for results in results_files(path):
+        file = runs_path(results)
+        if not file.exists():
+            results.stat()  # raises if there is no file either
+            continue
+        data = file.read_bytes()
+        found |= _runs(file, data[: _whole_lines(file, data)])
+    return found
 
 
 def runs_path(path: str | os.PathLike[str]) -> Path:
@@ -168,23 +184,96 @@ def runs_path(path: str | os.PathLike[str]) -> Path:
     return path.with_name(path.name.removesuffix(".csv") + ".runs.jsonl")
 
 
+def replace_run(path: Path, run: str, facts: Mapping[str, Any]) -> str:
+    """Note a run beside a file of results in the place of one that has turned out to be another.
+
+    Args:
+        path: the file of results.
+        run: the id that was noted, whose line goes if it is the last.
+        facts: of the run as it is.
+
+    Returns:
+        The id of the run as it is.
+    """
+    file, plain = runs_path(path), _plain_facts(facts)
+
+    def whole(data: bytes) -> int:
+        end = _whole_lines(file, data)
+        known = _runs(file, data[:end])
+        start = data.rfind(b"\n", 0, max(end - 1, 0)) + 1
+        is_last = bool(known) and list(_runs(file, data[start:end])) == [run]
+        return start if is_last else end
+
+    def addition(kept: bytes) -> bytes:
+        new = run_id(plain)
+        return b"" if new in _runs(file, kept) else _run_line(new, plain)
+
+    append_lines(file, whole, addition)
+    return run_id(plain)
+
+
+def _plain_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return facts as they come back from a file."""
+    check_type("facts", facts, Mapping)
+    if "run" in facts:
+        raise wrong_value("facts", "facts of which none is called 'run', the id of them all", "one that is")
+    try:
+        return parsed_json(json.dumps(dict(facts), allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        advice = "Numbers (finite), text, lists and dictionaries fit into JSON."
+        raise wrong_type("facts", f"facts that fit into JSON ({error})", facts, advice) from error
+
+
+def _run_line(run: str, facts: Mapping[str, Any]) -> bytes:
+    noted = {"run": run, **facts}
+    try:
+        return (json.dumps(noted, ensure_ascii=False) + "\n").encode()
+    except UnicodeEncodeError:  # halves of surrogate pairs
+        return (json.dumps(noted) + "\n").encode()
+
+
 def _runs(file: Path, data: bytes) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
-    for number, line in enumerate(data.removeprefix(codecs.BOM_UTF8).split(b"\n"), start=1):
-        if not line.strip():
-            continue
+    lines = data.removeprefix(codecs.BOM_UTF8).removesuffix(b"\n").split(b"\n") if data else []
+    for number, line in enumerate(lines, start=1):
         try:
-            facts = json.loads(line.decode())
-            found[facts.pop("run")] = facts
+            facts = parsed_json(line.decode())
+            run = facts.pop("run")
+            if run != run_id(facts):
+                raise ValueError("its facts are not those that its id was made of")
+            found[run] = facts
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            shown = f"line {number} of {file}: {line[:60]!r}"
-            advice = "Mend that line, or delete it."
+            shown = f"line {number} of {file}: {line[:60]!r} ({error})"
+            advice = "The file is left as it is: mend that line, or delete it."
             raise wrong_value("path", "a file with the facts of one run a line", shown, advice) from error
     return found
 
 
-def _whole_lines(data: bytes) -> int:
-    return data.rfind(b"\n") + 1
+def _whole_lines(file: Path, data: bytes) -> int:
+    """Return how many bytes of a file are whole lines; only the last may be what a crash leaves of one."""
+    end = data.rfind(b"\n") + 1
+    last = data[end:].removeprefix(codecs.BOM_UTF8 if end == 0 else b"")
+    if not last:
+        return len(data)
+    try:
+        parsed_json(last.decode(errors="replace"))
+    except ValueError:
+        begins = last.startswith(_RUN_BEGINS) or _RUN_BEGINS.startswith(last)
+        if not begins or b"\0" in last or _has_more(last):
+            number = data.count(b"\n") + 1
+            shown = f"line {number} of {file}: {last[:60]!r}"
+            raise wrong_value("path", "a file with the facts of one run a line", shown) from None
+        return end
+    return len(data)  # only its line end is missing
+
+
+def _has_more(line: bytes) -> bool:
+    """Return whether something follows on the facts of a run in a line."""
+    try:
+        json.JSONDecoder().raw_decode(line.decode(errors="replace"))
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _json(facts: Mapping[str, Any]) -> str:
@@ -209,13 +298,17 @@ def _strategy_facts(strategy: Any) -> dict[str, Any]:
         **settings_of(strategy, without=_NO_SETTINGS, private_parts=True),
         "optimizer": {"kind": type(optimizer).__name__, "groups": groups},
         "criterion": settings_of(getattr(strategy, "_criterion", None)),
-        # The host adds a clock and its evaluator to every strategy.
+        # The host adds a clock and its evaluator to every strategy. How a run is saved changes nothing in it.
         "plugins": [
             settings_of(plugin)
             for plugin in strategy.plugins
-            if not isinstance(plugin, (Clock, EvaluationPlugin))
+            if not isinstance(plugin, (Clock, EvaluationPlugin)) and not _only_saves(plugin)
         ],
     }
+
+
+def _only_saves(plugin: Any) -> bool:
+    return type(plugin).__module__.startswith("avalanche_vlm.checkpointing.")
 
 
 def _model_facts(model: nn.Module) -> dict[str, Any]:

@@ -134,7 +134,7 @@ def result_rows(
 
 
 def as_rows(results: Results) -> list[ResultRow]:
-    """Return rows from rows or from the path of a file, the last of those that name one number.
+    """Return rows from rows or from the path of a file or folder, the last of those that name one number.
 
     A run that is repeated appends its numbers again, and the later ones replace the earlier; in a
     label space it does not matter after how many iterations. Of several runs (ids in the column
@@ -155,7 +155,7 @@ def as_rows(results: Results) -> list[ResultRow]:
 
 
 def all_rows(results: Results) -> list[ResultRow]:
-    """Return rows from rows or from the path of a file, those that were replaced later too."""
+    """Return rows from rows or from the path of a file or folder, those that were replaced later too."""
     rows = read_results(results) if isinstance(results, str | os.PathLike) else list(results)
     for row in rows:
         if not isinstance(row, ResultRow):
@@ -174,7 +174,7 @@ def final_values(
     """Return what a metric was at the end of each run, or so far: after the most experiences.
 
     Args:
-        results: path of a file of results, or rows.
+        results: path of a file or folder of results (see `read_results`), or rows.
         metric: the name in the column ``metric``.
         space: the label space; empty for a metric that has none.
         stream: name of the evaluated stream; None for any, the last that was written then.
@@ -222,7 +222,7 @@ def result_matrix(results: Results, *, stream: str = "test") -> Tensor:
     """Return the accuracy matrix (T+1, T) of a single run in a single label space.
 
     Args:
-        results: path of a file of results, or rows.
+        results: path of a file or folder of results (see `read_results`), or rows.
         stream: name of the evaluated stream.
 
     Raises:

@@ -1,21 +1,22 @@
-"""The file of results: CSV in long format, one line a number, appended to by all runs."""
+"""The file of results: CSV in long format, one line a number, appended to by one run or by several."""
 
 from __future__ import annotations
 
-import codecs
-import csv
-import io
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import fields
+import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from avalanche_vlm._checks import check_type, wrong_value
 from avalanche_vlm._files import append_lines
+from avalanche_vlm.logging._records import HEADER_LINE, check_header, encoded, header_end, records, rows_of
 from avalanche_vlm.logging.result_row import ResultRow
 
-HEADER = [field.name for field in fields(ResultRow)]
-_HEADER_LINE = (",".join(HEADER) + "\n").encode()
+#: The file of results in the folder of a run, and the folder that has those of several runs.
+RESULTS = "results.csv"
+RUNS = "runs"
+_MOST_KNOWN = 64
+_known: dict[str, tuple[int, int]] = {}  # path -> bytes that this process has checked, and their checksum
 
 
 def write_results(path: str | os.PathLike[str], rows: Iterable[ResultRow]) -> None:
@@ -24,62 +25,87 @@ def write_results(path: str | os.PathLike[str], rows: Iterable[ResultRow]) -> No
     All rows are appended by one write to the end of the file; nothing that stands in it is written
     again. A crash in the middle leaves at most one torn line at the end: `read_results` ignores it,
     and the next call cuts it off. So a last line without its line end is never kept, even if
-    somebody wrote it by hand.
+    somebody wrote it by hand. Nothing else is ever cut: a file with a damaged line is refused.
 
     Several processes of one machine may append to one file: they take turns by a lock on the file,
     and the rows of one call stay together. This is not guaranteed on Windows and on network file
     systems without locks: there runs side by side each write a file of their own; `read_results`
-    returns lists, which are joined with ``+``.
+    reads a folder of them.
 
     Args:
         path: the file; its folder must exist. An empty file counts as new.
         rows: what to append.
 
     Raises:
-        TypeError: something is no row; nothing is written then.
-        ValueError: the file has another header; it is left alone.
+        TypeError: something is not a row; nothing is written then.
+        ValueError: the file has another header, or a line that is damaged; it is left alone.
         OSError: the file could not be written.
     """
+    check_type("path", path, (str, os.PathLike))
     path = Path(path)
-    lines = _Lines()
-    writer = csv.writer(lines, lineterminator="\r\n")
+    _check_regular(path)
+    rows = list(rows)
     for row in rows:
         check_type("rows", row, ResultRow)
-        writer.writerow([getattr(row, name) for name in HEADER])  # None is written as nothing
-    data = "".join(lines.written).encode()
+    data = encoded(rows)
+    key = str(path.absolute())
+    after = (0, 0)
 
-    def addition(whole: bytes) -> bytes:
-        if not whole:
-            return _HEADER_LINE + data
-        _check_header(path, whole)
-        return data
+    def whole(found: bytes) -> int:
+        nonlocal after
+        after = _checked(path, key, found)
+        return after[0]
 
-    append_lines(path, _whole_records, addition)
+    def addition(kept: bytes) -> bytes:
+        nonlocal after
+        added = data if kept else HEADER_LINE + data
+        after = after[0] + len(added), zlib.crc32(added, after[1])
+        return added
+
+    append_lines(path, whole, addition)
+    while len(_known) >= _MOST_KNOWN:
+        del _known[next(iter(_known))]
+    _known[key] = after
 
 
 def read_results(path: str | os.PathLike[str]) -> list[ResultRow]:
     """Return all rows of a file that `write_results` wrote, in the order that they were written in.
 
+    Args:
+        path: a file; or a folder, of which ``results.csv`` is read and then that of each of its runs,
+            ``runs/*/results.csv``, by their names. `avalanche_vlm.comparison.compare` makes such folders.
+
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file has another header, or a line of it is damaged.
+        FileNotFoundError: there is no such file, or no results in such a folder.
+        ValueError: a file has another header, or a line of it is damaged: it is named.
+    """
+    check_type("path", path, (str, os.PathLike))
+    return [row for file in results_files(path) for row in read_file(file)]
+
+
+def read_file(path: Path) -> list[ResultRow]:
+    """Return all rows of one file; see `read_results`."""
+    _check_regular(path)
+    data = path.read_bytes()
+    if header_end(path, data) == 0:
+        check_header(path, data)
+    return rows_of(records(path, data))
+
+
+def results_files(path: str | os.PathLike[str]) -> list[Path]:
+    """Return the files of results of a folder, or the one file that a path names.
+
+    Raises:
+        FileNotFoundError: a folder has none.
     """
     path = Path(path)
-    data = path.read_bytes()
-    whole = data[: _whole_records(data)]
-    _check_header(path, whole)
-    whole = whole.removeprefix(codecs.BOM_UTF8)  # spreadsheets write one
-    try:
-        text = whole.decode()
-    except UnicodeDecodeError as error:
-        raise _damaged(path, whole.count(b"\n", 0, error.start) + 1, error) from error
-    # Without translation: a line break inside of a name stays the one that it is.
-    lines = csv.reader(io.StringIO(text, newline=""))
-    try:
-        next(lines)
-        return [_row(line) for line in lines]
-    except (ValueError, csv.Error) as error:
-        raise _damaged(path, lines.line_num, error) from error
+    if not path.is_dir():
+        return [path]
+    found = [path / RESULTS, *sorted(path.glob(f"{RUNS}/*/{RESULTS}"))]
+    found = [file for file in found if os.path.lexists(file)]
+    if not found:
+        raise FileNotFoundError(f"{path} has neither {RESULTS} nor {RUNS}/*/{RESULTS}")
+    return found
 
 
 def check_results_file(path: Path) -> None:
@@ -91,87 +117,33 @@ def check_results_file(path: Path) -> None:
             f"{str(path)!r}, in {str(path.parent.absolute())!r}, which is none",
             "Make the folder first, or give another path.",
         )
+    _check_regular(path)
     if path.exists():
         with path.open("rb") as file:
-            first = file.readline()
-        # A torn header, or nothing: the next rows begin the file anew.
-        if not _HEADER_LINE.startswith(first):
-            _check_header(path, first)
+            first = file.readline(4096)
+        header_end(path, first)  # a torn header, or nothing: the next rows begin the file anew
 
 
-def _row(line: Sequence[str]) -> ResultRow:
-    run, method, benchmark, seed, space, stream, metric, after, experience, class_name, step, value = line
-    return ResultRow(
-        run=run,
-        method=method,
-        benchmark=benchmark,
-        seed=_integer(seed),
-        space=space,
-        stream=stream,
-        metric=metric,
-        after_experience=_integer(after),
-        experience=_integer(experience),
-        class_name=class_name,
-        step=_integer(step),
-        value=float(value),
-    )
+def _checked(path: Path, key: str, data: bytes) -> tuple[int, int]:
+    """Return how many bytes of a file, from its start, are finished records, and their checksum.
 
-
-class _Lines:
-    """Takes the lines of a CSV writer, and ends them with a line feed alone."""
-
-    # The writer puts quotes around the characters of its own line end only, in Python before 3.13;
-    # a bare "\r" in a name would end the line for the reader. So it is told of both.
-
-    def __init__(self) -> None:
-        self.written: list[str] = []
-
-    def write(self, line: str) -> None:
-        self.written.append(line.removesuffix("\r\n") + "\n")
-
-
-def _whole_records(data: bytes) -> int:
-    """Return how many bytes of a CSV file, from its start, are whole lines.
-
-    A line that ends inside of quotes is not whole: the quotes of whole lines come in pairs.
+    Raises:
+        ValueError: a record that is not the last unfinished one is damaged.
     """
-    end = data.rfind(b"\n") + 1
-    if end == 0 and not _HEADER_LINE.startswith(data):
-        return len(data)  # not a torn header of ours: a file of somebody else, to be refused
-    odd = data.count(b'"', 0, end) % 2
-    while end and odd:
-        start = data.rfind(b"\n", 0, end - 1) + 1
-        odd ^= data.count(b'"', start, end) % 2
-        end = start
-    return end
+    start, checksum = _known.get(key, (0, 0))
+    view = memoryview(data)
+    if not 0 < start <= len(data) or zlib.crc32(view[:start]) != checksum:
+        start = header_end(path, data)
+        checksum = zlib.crc32(view[:start])
+    end = start
+    if start:
+        for record in records(path, data, start):
+            end = record.end
+    return end, zlib.crc32(view[start:end], checksum)
 
 
-def _check_header(path: Path, data: bytes) -> None:
-    first = data.removeprefix(codecs.BOM_UTF8).split(b"\n", 1)[0].decode(errors="replace").rstrip("\r")
-    names = first.split(",")
-    if names == HEADER:
-        return
-    advice = "Use another file."
-    if {"method", "metric", "value"} <= set(names):
-        added = [name for name in HEADER if name not in names]
-        columns = f" (it lacks {', '.join(added)})" if added else ""
-        advice = (
-            f"Another version of avalanche-vlm wrote it{columns}: begin a new file, and keep this one for "
-            "the version that it belongs to."
-        )
-    raise wrong_value(
-        "path", f"a file with the header {','.join(HEADER)}", f"{first[:120]!r} in {path}", advice
-    )
-
-
-def _damaged(path: Path, line: int, error: Exception) -> ValueError:
-    return wrong_value(
-        "path",
-        "a file of which every line is a row of results",
-        f"line {line} of {path} ({error})",
-        "Mend that line, or delete it.",
-    )
-
-
-def _integer(text: str) -> int | None:
-    return int(text) if text else None
+def _check_regular(path: Path) -> None:
+    """Raise `ValueError` if there is something else than a file, such as a folder or a pipe."""
+    if path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "something else"
+        raise wrong_value("path", "a file", f"{str(path)!r}, which is {what}", "Give another path.")

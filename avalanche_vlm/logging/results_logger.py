@@ -16,11 +16,12 @@ from torch import Tensor
 from avalanche_vlm._checks import check_type
 from avalanche_vlm._host import position_in_training, trained_experiences
 from avalanche_vlm._runs import claim, evaluated_stream, release
-from avalanche_vlm.logging._benchmark_facts import benchmark_facts
+from avalanche_vlm.logging._benchmark_facts import benchmark_facts, trained_facts
+from avalanche_vlm.logging._own_rows import count_rows, cut_rows, rename_rows
 from avalanche_vlm.logging._written_matrices import WrittenMatrices
 from avalanche_vlm.logging.metric_name import metric_name_parts
-from avalanche_vlm.logging.provenance import check_settings, provenance, write_run
-from avalanche_vlm.logging.result_row import ResultRow, check_names
+from avalanche_vlm.logging.provenance import check_settings, provenance, replace_run, write_run
+from avalanche_vlm.logging.result_row import MOST, ResultRow, check_names
 from avalanche_vlm.logging.results_file import check_results_file, write_results
 
 _MOST_ROWS_KEPT = 20_000
@@ -81,10 +82,11 @@ class ResultsLogger(BaseLogger):
 
     Before the first evaluation or training the logger notes what is needed to repeat the run (see
     `provenance`) beside the file, for `read_runs`; its id is in the column ``run``. One logger
-    belongs to one run, and refuses a second strategy. A run that is resumed in a new process goes on under its id if the state of
-    its logger (`state_dict`) is carried over. A second run of the same method, benchmark and seed in
-    one file replaces the first in tables and pictures from its first row on, also while it is
-    unfinished; `results_table` says so below the table, and the rows of both stay in the file.
+    belongs to one run, and refuses a second strategy. A run that is resumed in a new process goes on
+    under its id if the state of its logger (`state_dict`) is carried over. A second run of the same
+    method, benchmark and seed in one file replaces the first in tables and pictures from its first row
+    on, also while it is unfinished; `results_table` says so below the table, and the rows of both stay
+    in the file.
 
     Args:
         path: the CSV file; its folder must exist.
@@ -120,7 +122,14 @@ class ResultsLogger(BaseLogger):
         self.seed = seed
         self.settings = check_settings(settings)
         self.run = ""
-        self._facts: dict[str, Any] | None = None
+        # What is public says what this process has built, and a checkpoint sets none of it but the id.
+        self.facts: dict[str, Any] | None = None
+        self.begins_at: int | None = None
+        self.is_checked = False
+        self._is_noted = False
+        self._rows: int | None = 0
+        self._rows_before = 0
+        self._data: dict[str, Any] = {}
         self._trained: set[int] = set()
         self._in_training = False
         self._in_evaluation = False
@@ -143,6 +152,7 @@ class ResultsLogger(BaseLogger):
         """Go on from what `state_dict` returned, under the same id."""
         release(self)
         self.run, self.method = str(state["run"]), state["method"]
+        self._is_noted, self._rows = True, None
         self._trained = {int(position) for position in state["trained"]}
 
     # What the host tells.
@@ -164,15 +174,15 @@ class ResultsLogger(BaseLogger):
 
     def before_training(self, strategy: Any, metric_values: Any = (), **kwargs: Any) -> None:
         """Note that evaluations are periodic ones until training has ended."""
-        self._claim(strategy)
-        check_results_file(self.path)
-        self._describe(strategy)
+        self._prepare(strategy)
         self._in_training, self._in_evaluation = True, False
         self._repeats.clear()
 
     def before_train_dataset_adaptation(self, strategy: Any, metric_values: Any = (), **kwargs: Any) -> None:
         """Begin the run, before anything is trained."""
-        self._begin(strategy)
+        trained = trained_experiences(strategy)
+        self._begin(strategy, trained)
+        self._note_training(strategy, trained)
 
     def after_training_exp(self, strategy: Any, metric_values: Sequence[MetricValue], **kwargs: Any) -> None:
         """Count the experience that was just trained on."""
@@ -192,8 +202,7 @@ class ResultsLogger(BaseLogger):
         """Start an evaluation."""
         self._claim(strategy)
         if not self._in_training:
-            check_results_file(self.path)
-            self._describe(strategy)
+            self._prepare(strategy)
         self._in_evaluation = True
         self._evaluated = []
         self._repeats.clear()
@@ -222,28 +231,79 @@ class ResultsLogger(BaseLogger):
         advice = "Build a new ResultsLogger and a new EvaluationPlugin for each run."
         claim(self, strategy, argument="evaluator", advice=advice)
 
-    def _describe(self, strategy: Any) -> None:
-        """Take down what the strategy is, before plugins have filled what they hold."""
-        if not self.run and self._facts is None:
-            self._facts = provenance(
+    def describe(self, strategy: Any) -> dict[str, Any]:
+        """Return what the strategy is, taken down before plugins have filled what they hold."""
+        if self.facts is None:
+            self.facts = provenance(
                 strategy,
                 method=self.method,
                 benchmark=self.benchmark,
                 seed=self.seed,
                 settings=self.settings,
             )
+        return self.facts
 
-    def _begin(self, strategy: Any) -> None:
+    def position(self) -> tuple[str, int, int]:
+        """Return the id of the run, how many rows it has in the file, and how many bytes the file has."""
+        if self.run and self._rows is None:
+            self._rows = count_rows(self.path, self.run)
+        return self.run, self._rows or 0, self.path.stat().st_size if self.path.exists() else 0
+
+    def go_on(self, run: str, rows: int, *, is_noted: bool) -> None:
+        """Go on with a run of which there are so many rows in the file; `resume` calls this.
+
+        Args:
+            run: its id; empty for a run that has none yet.
+            rows: how many rows the file has of it.
+            is_noted: whether it keeps this id, whatever data it trains on.
+        """
+        self.run, self._rows = run, rows
+        self._is_noted = self._is_noted or is_noted
+
+    def _prepare(self, strategy: Any) -> None:
+        """Refuse what cannot be, and take down what the strategy is, before anything is done."""
+        self._claim(strategy)
+        check_results_file(self.path)
+        if not self.run:
+            self.describe(strategy)
+        if self.method is None:
+            self.method = type(strategy).__name__
+
+    def _begin(self, strategy: Any, trained: Sequence[Any] = ()) -> None:
+        if not self.is_checked:
+            write_results(self.path, [])  # a file that cannot be written to stops the run here
+            self.is_checked = True
         if self.run:
             return
-        self._describe(strategy)
-        assert self._facts is not None
-        facts, self._facts = self._facts, None
         # Which data it runs on is not known any earlier.
-        facts["benchmark"] |= benchmark_facts(strategy.experience)
-        self.method = str(facts["method"])
-        write_results(self.path, [])  # a file that cannot be written to stops the run here
-        self.run = write_run(self.path, facts)
+        self._data = benchmark_facts(trained[0] if trained else strategy.experience, trained=trained)
+        self.run = write_run(self.path, self._facts(strategy))
+        self._rows = self._rows_before = self._rows_of_others()
+        self._is_noted = bool(trained)
+
+    def _note_training(self, strategy: Any, trained: Sequence[Any]) -> None:
+        """Note what is trained on, if the evaluations so far were on streams that did not say so."""
+        if self._is_noted:
+            return
+        self._is_noted = True
+        data = {**self._data, **trained_facts(trained)}
+        if data == self._data:
+            return
+        self._data = data
+        old, self.run = self.run, replace_run(self.path, self.run, self._facts(strategy))
+        before = self._rows_of_others()
+        rename_rows(self.path, old, self.run, keep=self._rows_before)
+        self._rows, self._rows_before = count_rows(self.path, self.run), before
+
+    def _facts(self, strategy: Any) -> dict[str, Any]:
+        facts = self.describe(strategy)
+        return {**facts, "benchmark": {**facts["benchmark"], **self._data}}
+
+    def _rows_of_others(self) -> int:
+        """Cut what an interrupted process has written of this run, and return how many rows it has before."""
+        if self.begins_at is not None:
+            return cut_rows(self.path, {self.run}, after=self.begins_at)
+        return count_rows(self.path, self.run)
 
     def _place(self, value: MetricValue, name: str) -> dict[str, Any]:
         """Return the columns of a metric value, so that no other number has the same."""
@@ -257,7 +317,8 @@ class ResultsLogger(BaseLogger):
                 columns["metric"] = name  # two names that differ in what has no column
         if self._in_training and self._in_evaluation:
             columns = {**columns, "metric": f"{columns['metric']}/in_training"}
-        step = int(value.x_plot) if isinstance(value.x_plot, Real) else None
+        step = _step(value.x_plot)
+        columns = {key: _kept(text) if isinstance(text, str) else text for key, text in columns.items()}
         place = {"after_experience": len(self._trained), "step": step, **columns}
         key = tuple(sorted((name, str(content)) for name, content in place.items()))
         self._repeats[key] += 1
@@ -292,9 +353,22 @@ class ResultsLogger(BaseLogger):
 
     def _write(self) -> None:
         run = {"run": self.run, "method": self.method, "benchmark": self.benchmark, "seed": self.seed}
-        columns, self._columns, self._newest = self._columns, [], 0
-        if columns:
-            write_results(self.path, [ResultRow(**run, **entry) for entry in columns])
+        rows = [ResultRow(**run, **entry) for entry in self._columns]
+        if rows:
+            write_results(self.path, rows)
+            self._rows = None if self._rows is None else self._rows + len(rows)
+        self._columns, self._newest = [], 0
+
+
+def _step(place: Any) -> int | None:
+    """Return where a number belongs on the axis of iterations, None if that is no such place."""
+    number = float(place) if isinstance(place, Real) else -1.0
+    return int(number) if 0 <= number < MOST else None
+
+
+def _kept(name: str) -> str:
+    """Return a name as a file of results can hold it: a run does not end because of a letter."""
+    return name.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
 def _number(value: Any) -> float | None:

@@ -9,12 +9,14 @@ from typing import Any, final
 import torch
 from avalanche.benchmarks.utils import AvalancheDataset
 from avalanche.training.storage_policy import ExemplarsBuffer
+from avalanche.training.templates.base import BaseTemplate
 from torch import Tensor
 from torch.nn import functional as F
 
 from avalanche_vlm._checked_features import check_features
 from avalanche_vlm._checks import check_choice, check_count, check_number, check_type, wrong_value
 from avalanche_vlm._host import DatasetForm, dataset_of_embeddings, eval_loader
+from avalanche_vlm._runs import claim
 from avalanche_vlm.functional import kept_apart
 from avalanche_vlm.memory._seed_description import seed_description
 from avalanche_vlm.memory._seed_draws import SeedDraw, around, rows_of_each_class
@@ -236,8 +238,11 @@ class SeedBuffer(ExemplarsBuffer):
             exp: the experience.
 
         Raises:
-            ValueError: its samples are no embeddings (D,).
+            ValueError: its samples are no embeddings (D,), or the memory has served another strategy.
         """
+        if isinstance(agent_state, BaseTemplate):
+            advice = "Build a new SeedBuffer for each strategy."
+            claim(self, agent_state, argument="storage_policy", advice=advice)
         dataset: Any = exp.dataset.eval()
         sample = dataset[0][0]
         if not isinstance(sample, Tensor) or sample.ndim != 1:

@@ -225,16 +225,18 @@ class AccuracyMatrixMetric(StreamMetric[dict[str, Tensor]]):
             self._columns = columns.to(logits.device)
         predictions = label_space_predictions(logits, self._columns)
         correct = (predictions == targets).sum()
-        if len(self._columns):
-            correct = torch.where((predictions < 0).any(), float("nan"), correct.double())
+        without = (predictions < 0).any()
         self._correct = correct if self._correct is None else self._correct + correct
+        self._without = without if self._without is None else self._without | without
         self._count += len(targets)
 
     def after_eval_exp(self, strategy: Any) -> list[MetricValue]:
         """Write the entry of the matrix, and log it."""
         if self._correct is None:
             return []
-        accuracy = float(self._correct) / self._count if self._defined else float("nan")
+        # Without classes nothing is predicted; with them that is so where logits are NaN.
+        is_number = self._defined and not (self._columns is not None and len(self._columns) and self._without)
+        accuracy = float(self._correct) / self._count if is_number else float("nan")
         experience = strategy.experience
         if not self._in_training:
             stream = self._streams.setdefault(self._stream, StreamAccuracies())
@@ -267,6 +269,7 @@ class AccuracyMatrixMetric(StreamMetric[dict[str, Tensor]]):
         self._columns: Tensor | None = None
         self._defined = True
         self._correct: Tensor | None = None
+        self._without: Tensor | None = None
         self._count = 0
 
     def _summary_name(self, metric: str, stream: str) -> str:

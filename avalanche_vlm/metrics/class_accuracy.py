@@ -134,24 +134,23 @@ class ClassAccuracyMetric(StreamMetric[dict[str, dict[int, float]]]):
         self._start_experience()
 
     def after_eval_iteration(self, strategy: Any) -> None:
-        """Keep which predictions were correct, without waiting for the device."""
+        """Keep the predictions, without waiting for the device."""
         logits, targets = strategy.mb_output, strategy.mb_y
         if not isinstance(logits, Tensor) or logits.ndim != 2:
             raise wrong_type("strategy.mb_output", "logits (B, C) of the model", logits)
         if self._columns is None:
             self._columns = strategy_columns(strategy, self.space, logits.shape[1]).to(logits.device)
         self._targets.append(targets)
-        predictions = label_space_predictions(logits, self._columns)
-        correct = (predictions == targets).double()
-        if len(self._columns):
-            correct = correct.masked_fill(predictions < 0, float("nan"))
-        self._correct.append(correct)
+        self._predictions.append(label_space_predictions(logits, self._columns))
 
     def after_eval_exp(self, strategy: Any) -> None:
         """Count the correct predictions of each class."""
         if self._columns is None:
             return
-        targets, correct = torch.cat(self._targets).cpu(), torch.cat(self._correct).cpu()
+        targets, predictions = torch.cat(self._targets).cpu(), torch.cat(self._predictions).cpu()
+        correct = (predictions == targets).double()
+        if len(self._columns):
+            correct = correct.masked_fill(predictions < 0, float("nan"))
         if self.space == "seen":
             defined = torch.isin(targets, self._columns.cpu())
             targets, correct = targets[defined], correct[defined]
@@ -191,7 +190,7 @@ class ClassAccuracyMetric(StreamMetric[dict[str, dict[int, float]]]):
     def _start_experience(self) -> None:
         self._columns: Tensor | None = None
         self._targets: list[Tensor] = []
-        self._correct: list[Tensor] = []
+        self._predictions: list[Tensor] = []
 
 
 def _unambiguous(class_names: Sequence[Any]) -> list[str]:

@@ -319,7 +319,8 @@ class CLIPClassifier(DynamicModule):
             Names (B lists of k), probabilities (B, k) and class ids (B, k), best first.
 
         Raises:
-            ValueError: more classes asked for than there are, or none seen yet.
+            ValueError: more classes asked for than there are, or none seen yet; logits that are not finite,
+                of images with NaN or of a model with NaN weights, because NaN names no class.
         """
         return predict(self, images, top_k=top_k, space=space, batch_size=batch_size)
 

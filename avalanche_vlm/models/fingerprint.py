@@ -44,11 +44,11 @@ def fingerprint(module_or_tensors: nn.Module | Mapping[str, Tensor]) -> str:
             raise wrong_value(f"module_or_tensors[{name!r}]", "a dense tensor with data", kind)
         # As JSON, so that no name can run into the dtype or shape after it.
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        digest.update(_bytes(tensor))
+        digest.update(plain_bytes(tensor))
     return digest.hexdigest()
 
 
-def _bytes(tensor: Tensor) -> memoryview:
+def plain_bytes(tensor: Tensor) -> memoryview:
     """Return the bytes of a tensor in the order of its indices, without a copy where there is one."""
     plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
     # numpy does not know bfloat16, but any dtype can be seen as bytes.

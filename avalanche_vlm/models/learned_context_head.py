@@ -75,22 +75,30 @@ class LearnedContextHead(PromptHead):
 
     def set_classes(self, class_names: ClassNames, backbone: VisionLanguageBackbone) -> None:
         """Make the contexts (1 or C, n, W); contexts of earlier classes are kept when names are added."""
-        initial = self._initial_context(len(class_names), backbone)
-        tokens = self.prompt_tokens(class_names, backbone, initial.shape[1])
+        # The tokens first: what does not fit into the model's context is refused before it is made.
+        words = None if self.initial_context is None else self._words(backbone)
+        length = (self.context_length or 0) if words is None else len(words)
+        tokens = self.prompt_tokens(class_names, backbone, length)
+        initial = self._initial_context(len(class_names), backbone, words)
         # All contexts exist before the caller makes an optimizer of model.parameters().
         keep = self.sharing == "shared" or adds_names(self.class_names, class_names)
         self.context = with_rows_kept(self.context, initial, keep)
         super().set_classes(class_names, backbone)
         self._tokens = tokens
 
-    def _initial_context(self, class_count: int, backbone: VisionLanguageBackbone) -> Tensor:
-        contexts = 1 if self.sharing == "shared" else class_count
-        if self.initial_context is None:
-            return random_vectors(contexts, self.context_length or 0, backbone, self.seed)
-        # The words' tokens are those in which the two texts agree before the second one ends.
-        alone, followed = backbone.tokenize([self.initial_context, f"{self.initial_context} x"])
+    def _words(self, backbone: VisionLanguageBackbone) -> Tensor:
+        """Return the tokens (n,) of the words that the context starts from."""
+        # They are those in which the two texts agree before the second one ends.
+        alone, followed = backbone.tokenize([str(self.initial_context), f"{self.initial_context} x"])
         length = int((alone == followed).int().cumprod(0).sum())
-        words = alone[backbone.start_length : length]
+        return alone[backbone.start_length : length]
+
+    def _initial_context(
+        self, class_count: int, backbone: VisionLanguageBackbone, words: Tensor | None
+    ) -> Tensor:
+        contexts = 1 if self.sharing == "shared" else class_count
+        if words is None:
+            return random_vectors(contexts, self.context_length or 0, backbone, self.seed)
         return backbone.embed_tokens(words[None]).detach().float().expand(contexts, -1, -1).clone()
 
     def context_of(self, backbone: VisionLanguageBackbone, class_ids: Tensor) -> Tensor:

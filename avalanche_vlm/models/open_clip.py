@@ -19,6 +19,7 @@ from avalanche_vlm.models.backbone import VisionLanguageBackbone
 from avalanche_vlm.models.open_clip_loading import (
     PREPROCESSING,
     build_model,
+    check_saved_backbone,
     model_configuration,
     needs_quick_gelu,
     refuse_unsupported,
@@ -266,8 +267,10 @@ class OpenCLIPBackbone(VisionLanguageBackbone):
             tokenizer: needed if the model was given one of the caller's own.
 
         Raises:
-            ValueError: it is needed and missing.
+            ValueError: it is needed and missing; or ``config`` says something that `config()` does not,
+                or that would be fetched from elsewhere.
         """
+        check_saved_backbone(config)
         if config["own_tokenizer"] and tokenizer is None:
             raise wrong_value(
                 "backbone",

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import copy
+import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import open_clip
-from open_clip.model import CustomTextCLIP
+import torch
+from open_clip.model import CLIPVisionCfg, CustomTextCLIP
 from open_clip.transform import PreprocessCfg
 
 from avalanche_vlm._checks import close_names, wrong_value
+from avalanche_vlm.models._fields import Check, check_fields, flag, optional, text, wrong_field
+from avalanche_vlm.models.open_clip_configuration import (
+    check_saved_configuration,
+    check_saved_preprocessing,
+    pair,
+    refuse_fetching,
+)
 from avalanche_vlm.models.small_clip import (
     SMALL_CLIP_CONFIG,
     SMALL_CLIP_NAME,
@@ -32,16 +41,15 @@ def model_configuration(model: str | Mapping[str, Any]) -> dict[str, Any]:
                 "a configuration with embed_dim, vision_cfg and text_cfg",
                 f"one without {sorted(missing)}",
             )
+        refuse_fetching(model)
         return copy.deepcopy(dict(model))
-    if model == SMALL_CLIP_NAME:
-        return copy.deepcopy(SMALL_CLIP_CONFIG)
-    known = [SMALL_CLIP_NAME, *open_clip.list_models()]
-    configuration = None if ":" in model else open_clip.get_model_config(model.replace("/", "-"))
+    configuration = known_configuration(model)
     if configuration is None:
+        known = [SMALL_CLIP_NAME, *open_clip.list_models()]
         raise wrong_value(
             "model", "a model name of open_clip, or 'small-clip'", repr(model), close_names(model, known)
         )
-    return copy.deepcopy(configuration)
+    return configuration
 
 
 def unsupported(what: str, name: str) -> ValueError:
@@ -59,7 +67,7 @@ def refuse_unsupported(configuration: Mapping[str, Any], name: str) -> None:
     if "multimodal_cfg" in configuration:
         raise unsupported("captioning tower CoCa", name)
     hub_text = configuration["text_cfg"].get("hf_model_name")
-    if hub_text and "timm" not in hub_text:
+    if hub_text:
         raise unsupported(f"text tower HFTextEncoder ({hub_text})", name)
 
 
@@ -79,6 +87,13 @@ def tag_facts(name: str, pretrained: str) -> dict[str, Any] | None:
         repr(pretrained),
         close_names(pretrained, tags) if tags else "This model has no tags: give a file.",
     )
+
+
+def known_configuration(name: str) -> dict[str, Any] | None:
+    """Return the configuration of a model by its name, or None if this version knows no such model."""
+    if name == SMALL_CLIP_NAME:
+        return copy.deepcopy(SMALL_CLIP_CONFIG)
+    return None if ":" in name else open_clip.get_model_config(name.replace("/", "-"))
 
 
 def _tags(name: str) -> list[str]:
@@ -112,15 +127,20 @@ def build_model(
     tag: Mapping[str, Any] | None,
     cache_dir: str | None,
 ) -> tuple[CustomTextCLIP, dict[str, Any]]:
-    """Return the model with its weights and the facts of its preprocessing."""
-    if name in (SMALL_CLIP_NAME, "custom"):
+    """Return the model with its weights and the facts of its preprocessing.
+
+    With "meta" as torch's device for what is made, the model is an outline: names and shapes without numbers.
+    """
+    outline = torch.get_default_device().type == "meta"
+    if name in (SMALL_CLIP_NAME, "custom") or outline:
         try:
             model = CustomTextCLIP(
                 **{key: configuration[key] for key in configuration if key != "custom_text"}
             )
-        except TypeError as error:
+        except (TypeError, AssertionError) as error:
             raise wrong_value("model", "a configuration that open_clip knows", str(error)) from error
-        facts: dict[str, Any] = {**vars(PreprocessCfg()), "size": configuration["vision_cfg"]["image_size"]}
+        size = configuration["vision_cfg"].get("image_size", CLIPVisionCfg.image_size)
+        facts: dict[str, Any] = {**vars(PreprocessCfg()), "size": size}
         facts |= SMALL_CLIP_PREPROCESS if name == SMALL_CLIP_NAME else {}
         path = str(small_clip_weights()) if pretrained == SMALL_CLIP_TAG else pretrained
     else:
@@ -128,7 +148,7 @@ def build_model(
         facts = dict(getattr(model.visual, "preprocess_cfg"))  # noqa: B009 (a plain attribute of a module)
         facts |= _usual_preprocessing(name) if tag is None else {}
         path = pretrained if tag is None else None
-    if path is not None:
+    if path is not None and not outline:
         _load_file(model, path, name)
     return model, facts
 
@@ -162,6 +182,9 @@ def _create(
 def _load_file(model: CustomTextCLIP, path: str, name: str) -> None:
     """Load weights from a local file, strictly."""
     try:
+        if Path(path).suffix not in (".safetensors", ".npz", ".npy"):
+            # open_clip asks for this too, but answers a TypeError by loading once more without it.
+            torch.load(path, map_location="cpu", weights_only=True)
         open_clip.load_checkpoint(model, path, strict=True, weights_only=True, device="cpu")
     except RuntimeError as error:
         if "state_dict" not in str(error):
@@ -184,3 +207,48 @@ def _unreadable(path: str) -> ValueError:
         "Convert a TorchScript archive or a pickled model to safetensors where you trust it, with "
         "safetensors.torch.save_file(model.state_dict(), ...).",
     )
+
+
+_SAVED: dict[str, Check] = {
+    "model": text(200),
+    "configuration": check_saved_configuration,
+    "pretrained": optional(text()),
+    "preprocess": check_saved_preprocessing,
+    "own_tokenizer": flag,
+}
+
+
+def check_saved_backbone(config: Any, name: str = "backbone") -> None:
+    """Check what a file says of an `OpenCLIPBackbone`; it names nothing that would be fetched.
+
+    A model with a name is built as this version of open_clip knows it, its tokenizer included: what the file
+    says of it must be the same.
+
+    Args:
+        config: as from ``OpenCLIPBackbone.config()``, perhaps through JSON.
+        name: what it is called in errors.
+
+    Raises:
+        ValueError: a field that is unknown, missing or out of its bounds.
+    """
+    check_fields(name, config, _SAVED)
+    configuration, model = config["configuration"], config["model"]
+    refuse_unsupported(configuration, model)
+    size = configuration["vision_cfg"].get("image_size", CLIPVisionCfg.image_size)
+    if pair(told := config["preprocess"]["size"]) != pair(size):
+        raise wrong_field(f"{name}.preprocess.size", f"the model's image size {size}", told)
+    if model == "custom":
+        return
+    known = known_configuration(model)
+    if known is None:
+        raise wrong_field(
+            f"{name}.model", "a model name that this version of open_clip knows, or 'custom'", model
+        )
+    for key in sorted({*known, *configuration} - {"quick_gelu"}):
+        if json.loads(json.dumps(known.get(key))) != json.loads(json.dumps(configuration.get(key))):
+            raise wrong_value(
+                f"{name}.configuration.{key}",
+                f"that of {model!r} as this version of open_clip knows it",
+                "another",
+                "Pass `backbone`: its weights are then replaced by the saved ones.",
+            )

@@ -48,13 +48,33 @@ def predict(
     if top_k > len(columns):
         raise wrong_value("top_k", f"at most {len(columns)}, the classes of space {space!r}", top_k)
     model.head.forget_what_trains(model.backbone)
+    images = images.to(scale.dtype)
     with in_eval_mode(model):
-        parts = images.to(scale.dtype).split(batch_size)
-        logits = torch.cat([model(part.to(scale.device)).float().cpu() for part in parts])
-    best = logits[:, columns].softmax(dim=1).topk(top_k)
+        logits = torch.cat([model(part.to(scale.device)).float().cpu() for part in images.split(batch_size)])
+    logits = logits[:, columns]
+    if not bool(logits.isfinite().all()):
+        raise _not_finite(images, logits)
+    best = logits.softmax(dim=1).topk(top_k)
     class_ids = columns[best.indices]
     names = [[model.class_names[index] for index in row] for row in class_ids.tolist()]
     return Prediction(names, best.values, class_ids)
+
+
+def _not_finite(images: Tensor, logits: Tensor) -> ValueError:
+    """Return the error for logits that name no class, which says whether that is of the images."""
+    bad = ~logits.isfinite().all(dim=1)
+    broken = bad & ~images.flatten(1).isfinite().all(dim=1).cpu()
+    kind = "images" if images.ndim == 4 else "embeddings"
+    if bool(broken.any()):
+        rows = ", ".join(map(str, broken.nonzero().flatten().tolist()[:5]))
+        got = f"{int(broken.sum())} of {len(images)} {kind} with NaN or infinity (numbers {rows})"
+        return wrong_value("images", "of finite numbers", got, "Look at where they come from.")
+    return wrong_value(
+        "model",
+        "one whose logits are finite",
+        f"logits with NaN or infinity for {int(bad.sum())} of {len(images)} {kind}, which are finite",
+        "NaN names no class. Look at the weights of the model, or train it again with a lower learning rate.",
+    )
 
 
 def _as_list(images: Any) -> Iterable[Any]:

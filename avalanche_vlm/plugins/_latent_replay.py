@@ -8,17 +8,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from avalanche.core import SupervisedPlugin
 from avalanche.training.plugins import GDumbPlugin
 from torch import Tensor
 
 from avalanche_vlm._checks import check_count, check_type, wrong_value
 from avalanche_vlm._host import DatasetForm, dataset_of_embeddings, trained_experiences
+from avalanche_vlm.plugins._of_one_strategy import OfOneStrategy
 from avalanche_vlm.plugins.latent_features import latent_features
 from avalanche_vlm.sources import LatentGenerator
 
 
-class LatentReplay(SupervisedPlugin[Any]):
+class LatentReplay(OfOneStrategy):
     """Fits a generator to each experience, and trains on what it draws.
 
     A subclass says which real embeddings stay and which classes are drawn (`_chosen`).

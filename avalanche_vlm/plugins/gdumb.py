@@ -7,10 +7,11 @@ from typing import Any, final
 from avalanche.training.plugins import GDumbPlugin as HostGDumbPlugin
 
 from avalanche_vlm._checks import check_count
+from avalanche_vlm.plugins._of_one_strategy import OfOneStrategy
 
 
 @final
-class GDumbPlugin(HostGDumbPlugin):
+class GDumbPlugin(OfOneStrategy, HostGDumbPlugin):
     """GDumb: in each experience a model is trained from scratch, on a class-balanced memory alone.
 
     "Scratch" is the model as it was at the first training: for a pretrained model its pretrained

@@ -27,7 +27,8 @@ class LearningRatesPlugin(SupervisedPlugin[Any]):
 
     Raises:
         TypeError: an argument has a wrong type.
-        ValueError: a learning rate below 0, or none; in training, an experience without one.
+        ValueError: a learning rate below 0 or not finite, or none; in training, an experience without one,
+            or a value of the schedule below 0 or not finite.
 
     References:
         Zheng et al., Preventing Zero-Shot Transfer Degradation in Continual Learning of
@@ -63,6 +64,9 @@ class LearningRatesPlugin(SupervisedPlugin[Any]):
                 f"{len(self.learning_rates)} of them",
                 "Train on the stream that the learning rates are for.",
             )
-        rate = self.learning_rates[experience] * self.schedule(strategy.clock.train_exp_iterations)
+        iteration = strategy.clock.train_exp_iterations
+        factor = float(self.schedule(iteration))
+        check_number(f"schedule({iteration})", factor, at_least=0)
+        rate = self.learning_rates[experience] * factor
         for group in strategy.optimizer.param_groups:
             group["lr"] = rate

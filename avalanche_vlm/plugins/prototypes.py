@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any, final
 
 import torch
-from avalanche.core import SupervisedPlugin
 
 from avalanche_vlm._checks import wrong_value
 from avalanche_vlm._host import eval_loader, trained_experiences
 from avalanche_vlm.models import DualPathHead
+from avalanche_vlm.plugins._of_one_strategy import OfOneStrategy
 from avalanche_vlm.plugins.drift_compensator import DriftCompensator
 from avalanche_vlm.plugins.required_head import required_head
 from avalanche_vlm.plugins.visual_features import check_visual_space, visual_features
@@ -18,7 +18,7 @@ from avalanche_vlm.regularizers import ImageTextPairs
 from avalanche_vlm.regularizers.pairs import ENCODED_AT_ONCE
 
 
-class PrototypePlugin(SupervisedPlugin[Any]):
+class PrototypePlugin(OfOneStrategy):
     r"""Adds the mean visual features of the classes of each experience to a `DualPathHead`.
 
     .. math:: p_c = \frac{1}{n_c} \sum_{i: y_i = c} h(x_i)

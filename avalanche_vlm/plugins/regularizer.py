@@ -6,15 +6,17 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any
 
-from avalanche.core import SupervisedPlugin
 from torch import Tensor
 
 from avalanche_vlm._checks import check_number, check_type, wrong_type, wrong_value
+from avalanche_vlm.plugins._of_one_strategy import OfOneStrategy
 from avalanche_vlm.regularizers import Regularizer, SumRegularizer
 
 
-class RegularizingPlugin(SupervisedPlugin[Any]):
+class RegularizingPlugin(OfOneStrategy):
     """What the plugins that add a `Regularizer` to the loss have in common: its lifecycle.
+
+    The plugin and its regularizer belong to one strategy.
 
     Args:
         regularizer: what is added.

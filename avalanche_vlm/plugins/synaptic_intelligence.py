@@ -7,10 +7,11 @@ from typing import Any, final
 from avalanche.training.plugins import SynapticIntelligencePlugin as HostSynapticIntelligencePlugin
 
 from avalanche_vlm._checks import check_number
+from avalanche_vlm.plugins._of_one_strategy import OfOneStrategy
 
 
 @final
-class SynapticIntelligencePlugin(HostSynapticIntelligencePlugin):
+class SynapticIntelligencePlugin(OfOneStrategy, HostSynapticIntelligencePlugin):
     r"""Synaptic intelligence (SI): the host's plugin, with copies of the weights it compares with.
 
     .. math:: L = \frac{\lambda}{2} \sum_k \Omega_k (\theta_k - \tilde\theta_k)^2

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from avalanche_vlm._checks import wrong_value
-from avalanche_vlm._files import append_lines
+from avalanche_vlm._files import append_lines, is_plain_name, parsed_json
 
 MANIFEST = "manifest.jsonl"
 _PART = re.compile(r"manifest-(\d+)\.jsonl")
@@ -84,7 +85,10 @@ class ImageManifest:
                 self.by_key.setdefault((images[-1].prompt, images[-1].seed), images[-1])
         self._read[path] = data[: _whole_lines(data)]
 
-    def _add_settings(self, path: Path, settings: dict[str, Any]) -> None:
+    def _add_settings(self, path: Path, settings: Any) -> None:
+        if not isinstance(settings, dict):
+            expected = f"{str(self.folder)!r} with a manifest whose 'source' is an object of settings"
+            raise wrong_value("folder", expected, f"{settings!r:.60} in {path.name!r}")
         if self.settings is None:
             self.settings = settings
         difference = first_difference(self.settings, settings)
@@ -164,8 +168,17 @@ def _stamp(folder: Path) -> dict[Path, tuple[int, int]]:
         match = _PART.fullmatch(name)
         if match or name == MANIFEST:
             found.append((int(match[1]) if match else -1, folder / name))
-    stats = {path: path.stat() for _, path in sorted(found)}
-    return {path: (stat.st_size, stat.st_mtime_ns) for path, stat in stats.items()}
+    told = {path: path.lstat() for _, path in sorted(found)}
+    for path, status in told.items():
+        if not stat.S_ISREG(status.st_mode):
+            # A link would be followed when lines are appended, to a file that is not of this folder.
+            raise wrong_value(
+                "folder",
+                f"{str(folder)!r} with manifests that are plain files",
+                f"{path.name!r}, which is a link or no file",
+                "Put the file itself there.",
+            )
+    return {path: (status.st_size, status.st_mtime_ns) for path, status in told.items()}
 
 
 def _records(path: Path, data: bytes, lines_before: int) -> Iterable[tuple[int, dict[str, Any]]]:
@@ -183,7 +196,7 @@ def _records(path: Path, data: bytes, lines_before: int) -> Iterable[tuple[int, 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
     try:
-        record = json.loads(line)
+        record = parsed_json(line)
     except ValueError:
         return None
     return record if isinstance(record, dict) else None
@@ -194,11 +207,17 @@ def _image(path: Path, number: int, record: dict[str, Any]) -> StoredImage:
     prompt = record.get("prompt", record.get("caption"))
     caption = record.get("caption", prompt)
     texts = all(isinstance(each, str) for each in (file, prompt, caption))
-    if not texts or not (seed is None or type(seed) is int):
+    if not texts or not (seed is None or (type(seed) is int and 0 <= seed < 2**63)):
         raise wrong_value(
             "folder",
             f"{str(path.parent)!r} with a manifest whose lines have texts 'file' and 'prompt' (or "
-            "'caption'), and perhaps a whole number 'seed'",
+            "'caption'), and perhaps a 'seed', a whole number from 0 to 2**63 - 1",
             f"{json.dumps(record)[:80]} in line {number} of {path.name!r}",
+        )
+    if not is_plain_name(str(file)):
+        raise wrong_value(
+            "folder",
+            f"{str(path.parent)!r} with a manifest of files that are in it, named from there with '/'",
+            f"{str(file)[:80]!r} in line {number} of {path.name!r}",
         )
     return StoredImage(str(file), str(prompt), seed, str(caption))

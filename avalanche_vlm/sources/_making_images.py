@@ -54,7 +54,7 @@ def make_images(
                     made += count
             return made > 0
 
-        make_together(lambda: missing(wanted), make)
+        make_together(lambda: missing(wanted), make, place=folder)
 
 
 def _make_batch(folder: Path, source: ImageSource, batch: Sequence[Pair], missing: Missing) -> int:
@@ -79,14 +79,14 @@ def _write(folder: Path, source: ImageSource, batch: Sequence[Pair]) -> None:
     images, captions = source.sample([prompt for prompt, _ in batch], [seed for _, seed in batch])
     stored: list[StoredImage] = []
     for (prompt, seed), image, caption in zip(batch, images, captions, strict=True):
-        stored.append(StoredImage(_file_name(prompt, seed), prompt, seed, caption))
+        stored.append(StoredImage(file_name(prompt, seed), prompt, seed, caption))
         with replacing(folder / stored[-1].file) as temporary:
             Image.fromarray(image.permute(1, 2, 0).numpy()).save(temporary, format="PNG")
     # After the files, so that what is listed is there.
     append_images(folder, process_rank(), source.describe(), stored)
 
 
-def _file_name(prompt: str, seed: int) -> str:
+def file_name(prompt: str, seed: int) -> str:
     """Return a name that people can read, and that no other prompt or seed has."""
     words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40]
     return f"{words}-{seed}-{hashlib.sha256(prompt.encode()).hexdigest()[:12]}.png"

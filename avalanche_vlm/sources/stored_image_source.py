@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
@@ -15,13 +16,17 @@ from torch import Tensor
 from typing_extensions import Self
 
 from avalanche_vlm._checks import check_count, check_type, wrong_value
+from avalanche_vlm._files import is_inside
 from avalanche_vlm.sources._image_manifest import (
     ImageManifest,
     StoredImage,
     first_difference,
 )
-from avalanche_vlm.sources._making_images import Pair, make_images
+from avalanche_vlm.sources._making_images import Pair, file_name, make_images
 from avalanche_vlm.sources.image_source import GeneratedImages, ImageSource, checked_pairs
+
+# Pillow would ask other programs to draw some of the other formats.
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 
 @final
@@ -38,7 +43,8 @@ class StoredImageSource(ImageSource):
     of the prompt, by ``seed`` modulo their number: this is how several runs, whatever seeds they ask
     for, share images that were generated beforehand. To use images of your own write a ``manifest.jsonl``
     into their folder, one line an image: ``{"file": "cat.png", "prompt": "a photo of a cat."}``; "seed"
-    and "caption" may be added. Images that are asked for together must have one size.
+    and "caption" may be added. Images that are asked for together must have one size. A folder may come from
+    anywhere: files that are not in it are not read, links to outside neither.
 
     Args:
         folder: of the images; made if there is a ``source``.
@@ -169,10 +175,17 @@ class StoredImageSource(ImageSource):
         return found
 
     def _read(self, image: StoredImage) -> Tensor:
+        path = self.folder / image.file
         try:
-            with Image.open(self.folder / image.file) as file:
-                pixels = np.array(file.convert("RGB"))
-        except (OSError, SyntaxError, ValueError) as error:
+            if not is_inside(path, self.folder):
+                raise ValueError("it is a link to somewhere outside the folder")
+            if not path.is_file():
+                raise FileNotFoundError("there is no such file")
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                with Image.open(path, formats=_FORMATS) as file:
+                    pixels = np.array(file.convert("RGB"))
+        except Exception as error:  # decoders raise whatever comes when a file is not what it says
             advice = "Remove the file: it is then made anew." if self.source is not None else ""
             raise wrong_value(
                 "folder",
@@ -184,9 +197,21 @@ class StoredImageSource(ImageSource):
 
     def _missing(self, pairs: Sequence[Pair]) -> list[Pair]:
         by_key = self._manifest().by_key
-        return [
-            pair for pair in pairs if pair not in by_key or not (self.folder / by_key[pair].file).exists()
-        ]
+        missing: list[Pair] = []
+        for pair in pairs:
+            image = by_key.get(pair)
+            if image is not None and (self.folder / image.file).exists():
+                continue
+            if image is not None and image.file != file_name(*pair):
+                # What is listed first counts: the image that would be made now could never be found.
+                raise wrong_value(
+                    "folder",
+                    f"{str(self.folder)!r} with the images that its manifest lists",
+                    f"no file {image.file!r}, which is listed for {pair[0]!r} with seed {pair[1]}",
+                    "Put the file back, or remove its line: the image is then made.",
+                )
+            missing.append(pair)
+        return missing
 
     def _fill(self, pairs: Sequence[Pair]) -> None:
         if self.source is not None:

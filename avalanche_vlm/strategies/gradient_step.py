@@ -11,8 +11,12 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from avalanche_vlm._checks import check_choice, check_count, check_number
+from avalanche_vlm._checks import check_choice, check_count, check_number, wrong_value
 from avalanche_vlm._precision import AUTOCAST_TYPES, Precision
+
+# Below it the scale makes numbers too small for fp16, which it is there to prevent: it halves at each step
+# that is left out, and that of torch begins at 2^16.
+_SMALLEST_SCALE = 2.0**-14
 
 
 @final
@@ -102,7 +106,11 @@ class GradientStep:
         self._sums, self._batches, self._samples = {}, 0, 0
 
     def step(self, optimizer: Optimizer) -> None:
-        """Clip, and step; under fp16 a step with gradients that are not finite is left out."""
+        """Clip, and step; under fp16 a step with gradients that are not finite is left out.
+
+        Raises:
+            ValueError: so many steps were left out that it is not the scale.
+        """
         if self.max_gradient_norm is not None:
             nn.utils.clip_grad_norm_([*_with_gradient(optimizer)], self.max_gradient_norm)
         scaler = self.gradient_scaler
@@ -112,6 +120,13 @@ class GradientStep:
         _multiply(optimizer, scaler.get_scale())
         scaler.step(optimizer)
         scaler.update()
+        if scaler.get_scale() < _SMALLEST_SCALE:
+            raise wrong_value(
+                "precision",
+                "'fp32' or 'bf16' for a loss whose gradients are not finite at any scale",
+                f"'fp16', which left out one step after the other, down to a scale of {scaler.get_scale()}",
+                "Lower the learning rate, or look at the terms that plugins add to the loss.",
+            )
 
 
 def _with_gradient(optimizer: Optimizer) -> Iterator[nn.Parameter]:

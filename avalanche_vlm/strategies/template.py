@@ -21,6 +21,7 @@ from avalanche_vlm._precision import Precision
 from avalanche_vlm.functional import LABEL_SPACES, LabelSpace
 from avalanche_vlm.models import CLIPClassifier
 from avalanche_vlm.plugins import LabelSpaceCrossEntropy
+from avalanche_vlm.plugins._finite import check_loss, check_settings, check_weights
 from avalanche_vlm.plugins.fast_loader import fast_loader
 from avalanche_vlm.strategies.gradient_step import GradientStep
 from avalanche_vlm.strategies.resting_text import RestingText
@@ -47,6 +48,8 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
       new ones join the first group (the host adds every parameter it finds and takes none out);
     - a model in which nothing trains is refused, instead of training nothing for hours;
     - the evaluation batch is as large as the training batch, not 1;
+    - numbers that are not finite are refused: settings of the optimizer before an experience and before
+      each step, a loss before its step, weights after an epoch;
     - batches of tensors are indexed at once, whichever plugin chose the loader;
     - mixed precision, clipping, accumulation and a number of iterations in place of epochs are
       arguments, see `TemplateArguments`.
@@ -75,8 +78,12 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
     Raises:
         TypeError: ``model`` is not a `CLIPClassifier`.
         ValueError: an argument is out of its range, or both ``train_epochs`` and ``train_iterations`` are
-            given; at the first training, a model without anything that trains.
+            given; at the first training, a model without anything that trains; in training, a loss, a
+            weight or a setting of the optimizer that is not finite.
     """
+
+    #: The criterion need not look at the numbers.
+    refuses_non_finite = True
 
     model: CLIPClassifier  # pyright: ignore[reportIncompatibleVariableOverride]
     _resume_point: _ResumePoint | None = None
@@ -148,6 +155,7 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
                 "one that is frozen",
                 "Give CLIPClassifier trainable='image', 'text', 'both' or LoRA(...), or a head that learns.",
             )
+        check_settings(self.optimizer)
         super().make_optimizer(
             reset_optimizer_state=reset_optimizer_state or self._fresh_optimizer_state,
             **{**kwargs, "remove_params": True},
@@ -187,6 +195,7 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
             before = self.clock.train_exp_iterations
             self.training_epoch(**kwargs)
             epochs += 1
+            check_weights(self)
             self._plan_epochs(epochs, idle=self.clock.train_exp_iterations == before)
             self._after_training_epoch(**kwargs)
         self._resting_text = None
@@ -229,11 +238,13 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
                 self.loss += self.criterion()
 
                 self._before_backward(**kwargs)
+            check_loss(self)
             self.backward()
             self._after_backward(**kwargs)
 
             if step.add_batch(self.optimizer, len(self.mb_y), last=index == last):
                 self._before_update(**kwargs)
+                check_settings(self.optimizer)
                 self.optimizer_step()
                 self._after_update(**kwargs)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from avalanche.core import SupervisedPlugin
@@ -50,6 +51,8 @@ def check_arguments(
 ) -> None:
     """Law: each constructor argument, given one wrong value, is named in the error.
 
+    Where the wrong value is a number, or a list of one, so are NaN and infinity.
+
     Args:
         component: the class or function.
         wrong: a wrong value for every argument.
@@ -61,7 +64,7 @@ def check_arguments(
     names = {parameter.name for parameter in parameters if parameter.kind not in kinds}
     missing = names - set(wrong) - set(exempt)
     require(not missing, f"{component.__name__}: no wrong value is given for {sorted(missing)}")
-    for name, value in wrong.items():
+    for name, value in [(name, each) for name, given in wrong.items() for each in _wrong_values(given)]:
         try:
             component(**{**(valid or {}), name: value})
         except (TypeError, ValueError) as error:
@@ -72,6 +75,14 @@ def check_arguments(
             )
         else:
             raise LawBroken(f"{component.__name__} accepts {name}={value!r}")
+
+
+def _wrong_values(value: Any) -> list[Any]:
+    """Return a wrong value and, beside a number, the numbers that are no finite ones."""
+    if isinstance(value, list) and len(cast("list[Any]", value)) == 1:
+        return [[each] for each in _wrong_values(value[0])]
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return [value, *([math.nan, math.inf, -math.inf] if is_number else [])]
 
 
 def check_seeded(make: Callable[[], Any]) -> None:

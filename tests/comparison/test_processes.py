@@ -113,7 +113,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no fork and no 
 
 
 def rows_of(folder):
-    rows = [row for row in read_results(folder / "results.csv") if row.metric not in COSTS]
+    rows = [row for row in read_results(folder) if row.metric not in COSTS]
     return sorted(repr(replace(row, run="")) for row in rows)
 
 
@@ -170,5 +170,5 @@ def test_an_interrupt_stops_where_a_run_can_go_on(script):
     assert output[-1] == "interrupted"
     assert outcome_in(folder / "interrupted", "waiting-0")["state"] == "interrupted"
     assert list(folder.glob("interrupted/runs/*/checkpoints/*"))
-    rows = read_results(folder / "interrupted" / "results.csv")
+    rows = read_results(folder / "interrupted")
     assert max(row.after_experience for row in rows) == 2  # the experience has ended, and was measured

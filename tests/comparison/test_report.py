@@ -37,7 +37,7 @@ def finish(folder, run, last, state="finished", reason="", **arguments):
     own = folder / "runs" / run.folder_name
     own.mkdir(parents=True)
     write_outcome(own, outcome_of(run, state, reason))
-    write_results(folder / "results.csv", rows_of(run, last, **arguments))
+    write_results(own / "results.csv", rows_of(run, last, **arguments))
 
 
 def table(page, stream="small"):

@@ -12,6 +12,7 @@ from avalanche_vlm.functional import (
     LABEL_SPACES,
     label_space_columns,
     label_space_cross_entropy,
+    label_space_evaluation_loss,
     label_space_predictions,
 )
 
@@ -48,6 +49,52 @@ def test_cross_entropy_equals_the_loop(batch, smoothing):
     loss = label_space_cross_entropy(logits, targets, columns, label_smoothing=smoothing)
     expected = reference(logits.tolist(), targets.tolist(), columns.tolist(), smoothing)
     assert float(loss) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(batches(), st.sampled_from([0.0, 0.1, 0.5]))
+def test_the_loss_of_evaluation_is_that_of_each_sample_alone(batch, smoothing):
+    logits, targets, columns = batch
+    losses = label_space_evaluation_loss(
+        logits, targets, columns, label_smoothing=smoothing, reduction="none"
+    )
+    space = columns.tolist()
+    expected = [
+        reference([row], [label], space, smoothing) if label in space else math.nan
+        for row, label in zip(logits.tolist(), targets.tolist(), strict=True)
+    ]
+    assert losses.tolist() == pytest.approx(expected, rel=1e-9, abs=1e-9, nan_ok=True)
+    for reduction in ("mean", "sum"):
+        value = label_space_evaluation_loss(
+            logits, targets, columns, label_smoothing=smoothing, reduction=reduction
+        )
+        torch.testing.assert_close(value, getattr(losses, reduction)(), equal_nan=True)
+
+
+def test_a_label_without_a_column_is_refused_in_evaluation_too():
+    logits = torch.zeros(2, 3)
+    for columns in ([0, 1, 2], [0], []):
+        with pytest.raises(ValueError, match="from 0 to 7"):
+            label_space_evaluation_loss(
+                logits, torch.tensor([0, 7]), torch.tensor(columns, dtype=torch.int64)
+            )
+    with pytest.raises(ValueError, match="`reduction`"):
+        label_space_evaluation_loss(logits, torch.tensor([0, 1]), torch.tensor([0]), reduction="median")
+
+
+@settings(max_examples=40, deadline=None)
+@given(batches(), st.data())
+def test_nan_among_the_columns_is_no_prediction(batch, data):
+    logits, _, columns = batch
+    broken = data.draw(
+        st.sets(st.tuples(st.integers(0, len(logits) - 1), st.integers(0, logits.shape[1] - 1)))
+    )
+    expected = label_space_predictions(logits, columns)
+    for row, column in broken:
+        logits[row, column] = math.nan
+        if column in columns.tolist():
+            expected[row] = -1
+    assert torch.equal(label_space_predictions(logits, columns), expected)
 
 
 def test_replayed_labels_outside_the_space_stay_finite():

@@ -501,11 +501,15 @@ def test_a_stream_that_was_not_evaluated_is_named():
 def test_a_damaged_line_is_named(tmp_path, line, problem):
     path = tmp_path / "results.csv"
     write_results(path, matrix_rows(joint(1), method="m", space="all"))
-    number = path.read_bytes().count(b"\n") + 1
-    path.write_bytes(path.read_bytes() + line)
-    write_results(path, matrix_rows(joint(1), method="m", space="all"))
-    with pytest.raises(ValueError, match=rf"`path` must be .*line {number} of .*results\.csv .*{problem}"):
-        read_results(path)
+    whole = path.read_bytes()
+    number = whole.count(b"\n") + 1
+    path.write_bytes(before := whole + line + whole[whole.index(b"\n") + 1 :])
+    for action in (lambda: read_results(path), lambda: write_results(path, [])):
+        with pytest.raises(
+            ValueError, match=rf"`path` must be .*line {number} of .*results\.csv .*{problem}"
+        ):
+            action()
+    assert path.read_bytes() == before
 
 
 def test_a_byte_order_mark_is_read_past(tmp_path):

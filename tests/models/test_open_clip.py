@@ -131,6 +131,21 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path):
         tiny(configuration(), pretrained=tmp_path / "evil.pt")
 
 
+def test_a_pickle_is_never_loaded_without_that_limit(tmp_path, monkeypatch):
+    asked = []
+
+    def load(*_, **arguments):
+        asked.append(arguments)
+        raise TypeError("what a hostile pickle may raise")
+
+    monkeypatch.setattr(torch, "load", load)
+    (tmp_path / "weights.pt").write_bytes(b"pickle")
+    with pytest.raises(ValueError, match="`pretrained`"):
+        tiny(configuration(), pretrained=tmp_path / "weights.pt")
+    assert asked
+    assert all(arguments.get("weights_only") for arguments in asked)
+
+
 def test_raw_features_are_what_the_projection_takes():
     backbone = tiny(configuration(vision={"width": 24}))
     images = torch.rand(2, 3, 8, 8)

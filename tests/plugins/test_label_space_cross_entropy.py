@@ -1,13 +1,16 @@
 import copy
+import math
 
 import pytest
 import torch
 from avalanche.core import SupervisedPlugin
+from avalanche.evaluation.metrics import loss_metrics
 from avalanche.training import MIR, JointTraining, Naive, Replay
+from avalanche.training.plugins import EvaluationPlugin
 from torch.nn import functional as F
 from torch.optim import SGD
 
-from avalanche_vlm.functional import label_space_cross_entropy
+from avalanche_vlm.functional import LABEL_SPACES, label_space_cross_entropy
 from avalanche_vlm.plugins import LabelSpaceCrossEntropy
 from avalanche_vlm.testing import tiny_benchmark, tiny_classifier
 
@@ -69,13 +72,37 @@ def test_replayed_labels_outside_the_space_keep_a_finite_loss():
     assert all(bool(loss.isfinite()) for _, loss in replayed)
 
 
-def test_evaluation_of_the_unseen_has_a_finite_loss():
-    model, benchmark, criterion = tiny_classifier(trainable="image"), tiny_benchmark(), Recording("seen")
-    strategy = Naive(
-        model=model, optimizer=SGD(model.parameters(), lr=0.01), criterion=criterion, evaluator=None
-    )
-    strategy.eval(benchmark.test_stream)
-    assert all(bool(loss.isfinite()) for *_, loss in criterion.calls)
+@pytest.mark.parametrize("space", LABEL_SPACES)
+def test_the_evaluation_loss_does_not_depend_on_the_batch(space):
+    model, benchmark = tiny_classifier(trainable="image"), tiny_benchmark()
+    model.train()
+    model.adaptation(benchmark.train_stream[0])
+    found = []
+    for size in (1, 2, 3, 7, 64):
+        strategy = Naive(
+            model=model,
+            optimizer=SGD(model.parameters(), lr=0.01),
+            criterion=LabelSpaceCrossEntropy(space, label_smoothing=0.1),
+            eval_mb_size=size,
+            evaluator=EvaluationPlugin(loss_metrics(experience=True, stream=True), loggers=[]),
+        )
+        found.append(strategy.eval(benchmark.test_stream))
+    for values in found[1:]:
+        assert values == pytest.approx(found[0], abs=1e-5, nan_ok=True)
+    # Of what was never seen there is no loss; least of all one of 0.
+    defined = [math.isfinite(value) for name, value in found[0].items() if "Exp00" in name]
+    assert defined == [True, space != "seen", space != "seen"]
+
+
+def test_a_sample_outside_the_space_makes_the_mean_nan():
+    criterion = LabelSpaceCrossEntropy("seen")
+    logits, targets = torch.randn(3, 6), torch.tensor([0, 4, 1])
+    criterion._columns = torch.tensor([0, 1])
+    assert criterion(logits, targets).isfinite()  # in training the 4 joins
+    criterion._in_evaluation = True
+    assert criterion(logits, targets).isnan()
+    criterion.reduction = "none"
+    assert criterion(logits, targets).isnan().tolist() == [False, True, False]
 
 
 def test_outside_a_strategy():

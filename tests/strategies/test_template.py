@@ -43,7 +43,7 @@ def test_metrics_are_those_of_the_hosts_template(embedded):
         chosen = strategy(kind, *metrics)
         run(chosen, embedded)
         results.append(chosen.evaluator.get_all_metrics())
-    assert results[0] == results[1]
+    assert repr(results[0]) == repr(results[1])  # the loss of what has not been seen is NaN
     assert len(results[0]) > 10
 
 
