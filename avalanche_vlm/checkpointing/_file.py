@@ -53,6 +53,13 @@ def checkpoints_in(folder: Path) -> list[Path]:
     return [path for *_, path in sorted(found, reverse=True)]
 
 
+def in_place_of_checkpoint(path: Path) -> bool:
+    """Return whether something else has the name of a checkpoint in a folder with others."""
+    return (
+        bool(_NAME.fullmatch(path.name)) and (path.is_symlink() or path.is_dir()) and not checkpoints_in(path)
+    )
+
+
 def checksums_in(folder: Path) -> dict[str, bytes]:
     """Return the checksum of each checkpoint of a folder, by name; nothing in place of damaged ones."""
     found: dict[str, bytes] = {}

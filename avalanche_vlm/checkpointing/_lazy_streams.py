@@ -35,14 +35,15 @@ class _Settling(CheckpointingPlugin):
     def before_train_dataset_adaptation(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Draw what would have been drawn since the checkpoint: a seed, if an experience is cut anew."""
         strategy.plugins = [plugin for plugin in strategy.plugins if plugin is not self]
-        own = vars(strategy.experience)
-        if "is_first_subexp" not in own:
+        # By its attributes themselves: the host hides this one while a strategy trains.
+        is_first: Any = vars(strategy.experience).get("is_first_subexp")
+        if is_first is None:
             return
         now = random.getstate()
         if not _follows(self._state, now):
             return  # the script has drawn numbers of its own
         random.setstate(self._state)
-        if own["is_first_subexp"]:
+        if getattr(is_first, "value", is_first):
             _draw(random)
 
 

@@ -120,13 +120,7 @@ class CheckpointPlugin(CheckpointingPlugin):
             ValueError: the strategy has another `CheckpointPlugin`, or this one belongs to another strategy.
         """
         check_only_one(strategy)
-        if self._strategy is not None and self._strategy() is not strategy:
-            raise wrong_value(
-                "strategy.plugins",
-                "plugins of its own",
-                "the CheckpointPlugin of another strategy",
-                "Make a CheckpointPlugin, with a folder, for each run.",
-            )
+        self._check_owner(strategy)
         self._strategy = weakref.ref(strategy)
         if self._run is None or not self._begun:
             self._run = run
@@ -174,12 +168,14 @@ class CheckpointPlugin(CheckpointingPlugin):
 
     def before_training(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Begin the run, if `resume` has not been called and this is the first callback."""
+        self._check_owner(strategy)
         if self._run is None:
             self._attach_late(strategy)
             self.begin_training(strategy)
 
     def before_eval(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Begin the run, if `resume` has not been called and this is the first callback."""
+        self._check_owner(strategy)
         if self._run is None:
             self._attach_late(strategy)
             self.begin_evaluation(strategy)
@@ -220,6 +216,16 @@ class CheckpointPlugin(CheckpointingPlugin):
             finally:
                 self._interrupt.stop_listening()
             self._interrupt.raise_if_asked(self._message())
+
+    def _check_owner(self, strategy: Any) -> None:
+        """Raise if the checkpoints are those of another strategy."""
+        if self._strategy is not None and self._strategy() is not strategy:
+            raise wrong_value(
+                "strategy.plugins",
+                "plugins of its own",
+                "the CheckpointPlugin of another strategy",
+                "Make a CheckpointPlugin, with a folder, for each run.",
+            )
 
     def _attach_late(self, strategy: Any) -> None:
         # Not the benchmark that an experience comes from, which a split may have left behind.

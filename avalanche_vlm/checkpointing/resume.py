@@ -14,6 +14,7 @@ from avalanche_vlm.checkpointing._file import (
     CheckpointFile,
     DamagedCheckpoint,
     checkpoints_in,
+    in_place_of_checkpoint,
     read_checkpoint,
 )
 from avalanche_vlm.checkpointing._lazy_streams import settle_after_skipping
@@ -62,7 +63,7 @@ def resume(strategy: Any, path: str | os.PathLike[str], benchmark: Any) -> int:
     check_only_one(strategy)
     plugin = next((p for p in getattr(strategy, "plugins", ()) if isinstance(p, CheckpointPlugin)), None)
     is_folder = place.is_dir() or (plugin is not None and plugin.writes_to(place))
-    if place.is_file() or (place.suffix == ".ckpt" and not is_folder):
+    if place.is_file() or (place.suffix == ".ckpt" and not is_folder) or in_place_of_checkpoint(place):
         found, file = place, read_checkpoint(place)
     else:
         newest = _newest(place)
