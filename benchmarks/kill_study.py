@@ -145,7 +145,6 @@ def end_of(strategy: Any) -> dict[str, Any]:
             ),
             "last": without_costs(evaluator.get_last_metrics()),
             "results": [m.result() for m in evaluator.metrics if not isinstance(m, CostMetric)],
-            "matrices": [m.matrix() for m in evaluator.metrics if hasattr(m, "matrix")],
             "clock": {n: value for n, value in vars(strategy.clock).items() if isinstance(value, int)},
         },
         "generators": {
@@ -163,7 +162,7 @@ def differences(first: Any, second: Any, where: str = "") -> list[str]:
     """Return where two ends differ in any bit."""
     if isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor):
         same = first.shape == second.shape and first.dtype == second.dtype
-        return [] if same and torch.equal(first.nan_to_num(), second.nan_to_num()) else [where]
+        return [] if same and torch.equal(_bits(first), _bits(second)) else [where]
     if isinstance(first, dict) and isinstance(second, dict):
         if list(first) != list(second):
             return [f"{where} has other keys: {sorted(map(str, first.keys() ^ second.keys()))[:4]}"]
@@ -175,6 +174,10 @@ def differences(first: Any, second: Any, where: str = "") -> list[str]:
         return [each for index, pair in pairs for each in differences(*pair, f"{where}/{index}")]
     same = first == second or (first != first and second != second)
     return [] if same else [f"{where}: {str(first)[:40]} and {str(second)[:40]}"]
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
 
 
 def rows_of(folder: Path, method: str | None = None) -> Counter[str]:
@@ -205,6 +208,10 @@ class Interpreter:
         command = [sys.executable, __file__, "--serve"]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.lock = threading.Lock()
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.communicate()
 
     def run(self, *request: Any) -> int:
         """Run a script, and return how its process ended."""

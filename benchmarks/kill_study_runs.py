@@ -106,8 +106,8 @@ class Script:
     whole: bool = False
     every_n_epochs: int | None = None
 
-    def run(self, folder: Path, name: str, results: Path) -> Any:
-        """Begin the run, or go on with it, to its end; return the strategy."""
+    def built(self, name: str, results: Path) -> tuple[Any, Any]:
+        """Return the strategy and the benchmark, as a script builds them from its seed."""
         seed_all()
         benchmark = self.benchmark()
         evaluator = EvaluationPlugin(
@@ -117,9 +117,14 @@ class Script:
             forgetting_metrics(experience=True, stream=True),
             loggers=[ResultsLogger(results, method=name, seed=0)],
         )
-        strategy = self.strategy(evaluator=evaluator)
+        return self.strategy(evaluator=evaluator), benchmark
+
+    def run(self, folder: Path, name: str, results: Path, keep: int = 2) -> Any:
+        """Begin the run, or go on with it, to its end; return the strategy."""
+        strategy, benchmark = self.built(name, results)
         checkpoints = folder / "checkpoints"
-        strategy.plugins.append(CheckpointPlugin(checkpoints, every_n_epochs=self.every_n_epochs))
+        plugin = CheckpointPlugin(checkpoints, every_n_epochs=self.every_n_epochs, keep=keep)
+        strategy.plugins.append(plugin)
         start = resume(strategy, checkpoints, benchmark)
         stream = benchmark.streams[self.train_stream]
         pieces: list[Any] = [stream] if self.whole else list(stream)

@@ -8,13 +8,16 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, final
 
+from PIL import Image
 from torch.utils.data import Dataset
-from torchvision.datasets.folder import IMG_EXTENSIONS, default_loader, make_dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
 from avalanche_vlm._checks import check_type, close_names, wrong_type, wrong_value
 from avalanche_vlm.text import ClassNames, normalize_text
 
 AnyPath = str | PathLike[str]
+# Those of the known endings. Pillow goes by the content, and would ask other programs to draw some formats.
+_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
 
 
 @final
@@ -31,7 +34,7 @@ class LabelledFiles(Dataset[tuple[Any, int]]):
         self.targets = list(targets)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        return default_loader(self.paths[index]), self.targets[index]
+        return _read_picture(self.paths[index]), self.targets[index]
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -39,6 +42,11 @@ class LabelledFiles(Dataset[tuple[Any, int]]):
     def subset(self, indices: Sequence[int]) -> LabelledFiles:
         """Return the data set of these samples."""
         return LabelledFiles([self.paths[i] for i in indices], [self.targets[i] for i in indices])
+
+
+def _read_picture(path: str) -> Image.Image:
+    with Image.open(path, formats=_FORMATS) as picture:
+        return picture.convert("RGB")
 
 
 def class_folders(root: AnyPath, argument: str) -> list[str]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import re
+import weakref
 from pathlib import PurePath
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -61,6 +62,7 @@ _LOGGER_STATE = frozenset(
         *("train_acc", "train_loss"),
     )
 )
+_texts_of_loggers: weakref.WeakKeyDictionary[BaseLogger, frozenset[str]] = weakref.WeakKeyDictionary()
 # With what its class has: torch calls `_compiled_call_impl` of a module where there is one.
 MODULE_OWN = frozenset((*vars(nn.Module()), *dir(nn.Module))) - {"training"}
 # What our modules derive from what they have, and keep until it changes.
@@ -110,7 +112,7 @@ def is_state(owner: Any, name: str) -> bool:
     if isinstance(owner, BaseLogger):
         if type(owner).__module__.startswith("avalanche.logging."):
             return name in _LOGGER_STATE
-        return not isinstance(vars(owner).get(name), (str, PurePath))
+        return name not in _built_texts(owner) and not isinstance(vars(owner).get(name), PurePath)
     return True
 
 
@@ -139,6 +141,19 @@ def anchor(path: Path) -> Path:
     """Return the attribute that a path ends in, or in a container of it."""
     last = max((index for index, step in enumerate(path) if isinstance(step, str)), default=-1)
     return path[: last + 1]
+
+
+def _built_texts(logger: BaseLogger) -> frozenset[str]:
+    """Return which attributes of a logger were text or paths when it was first met, as it was built.
+
+    They may say where it writes. Text that a logger is told later is part of how far it is.
+    """
+    found = _texts_of_loggers.get(logger)
+    if found is None:
+        own: dict[str, Any] = vars(logger)
+        found = frozenset(name for name, value in own.items() if value and isinstance(value, (str, PurePath)))
+        _texts_of_loggers[logger] = found
+    return found
 
 
 def registered(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:

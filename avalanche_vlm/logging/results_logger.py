@@ -290,7 +290,10 @@ class ResultsLogger(BaseLogger):
         if data == self._data:
             return
         self._data = data
-        old, self.run = self.run, replace_run(self.path, self.run, self._facts(strategy))
+        # Another run may have been noted under that id before.
+        old, only_ours = self.run, self._rows_before == 0
+        facts = self._facts(strategy)
+        self.run = replace_run(self.path, old, facts) if only_ours else write_run(self.path, facts)
         before = self._rows_of_others()
         rename_rows(self.path, old, self.run, keep=self._rows_before)
         self._rows, self._rows_before = count_rows(self.path, self.run), before

@@ -347,7 +347,15 @@ class CLIPClassifier(DynamicModule):
         }
 
     def save_pretrained(self, path: str) -> None:
-        """Write the adapted model to a folder, to be used without any strategy; see `saving`."""
+        """Write the adapted model to a folder, to be used without any strategy.
+
+        Args:
+            path: the folder, made if it does not exist; an earlier model in it is replaced as a whole.
+
+        Raises:
+            ValueError: ``path`` is a file or holds other files, or a weight is NaN or infinite.
+            OSError: the file could not be written; the error names it, and an earlier model stays.
+        """
         from avalanche_vlm.models.saving import save_classifier
 
         save_classifier(self, path)
@@ -368,6 +376,12 @@ class CLIPClassifier(DynamicModule):
             backbone: needed only if the saved one is not of this package; freshly built.
             head: needed only if the saved one is not of this package; freshly built.
             image_adapter: likewise.
+
+        Raises:
+            ValueError: the folder holds no saved model, or one that is damaged, says what cannot be, or has a
+                part that must be given; the message says which. The folder may come from anywhere: nothing
+                in it is called, and nothing is fetched for it but the tokenizer of a model that open_clip
+                knows by name, if it has one of a hub.
         """
         from avalanche_vlm.models.saving import load_classifier
 

@@ -72,7 +72,10 @@ def save_classifier(model: CLIPClassifier, path: str) -> None:
     }
     told = json.dumps(config)
     # What would be refused is not written: the model is there now, and can be mended.
-    _check_config(parsed_json(told), given={name for name in _PARTS if _is_foreign(config[name])})
+    try:
+        _check_config(parsed_json(told), given={name for name in _PARTS if _is_foreign(config[name])})
+    except ValueError as error:
+        raise wrong_value("model", "one whose settings can be read again", str(error)) from error
     weights = model.state_dict()
     _check_finite(model, weights, "model")
     target.mkdir(parents=True, exist_ok=True)

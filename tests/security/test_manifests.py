@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from avalanche_vlm.benchmarks.class_folders import LabelledFiles
 from avalanche_vlm.sources import GeneratedImages, ImageSource, StoredImageSource
 
 FORK = multiprocessing.get_context("fork")
@@ -189,6 +190,16 @@ def test_a_file_that_is_no_picture_is_named_and_no_program_is_asked(data, folder
     monkeypatch.setattr("subprocess.check_call", lambda *arguments, **_: asked.append(arguments))
     (folder / "cat.png").write_bytes(data)
     refused(listed(folder, entry()), "'cat.png', which cannot be read")
+    assert not asked
+
+
+def test_a_picture_in_a_class_folder_asks_no_program_either(folder, monkeypatch):
+    asked = []
+    monkeypatch.setattr("subprocess.Popen", lambda *arguments, **_: asked.append(arguments))
+    monkeypatch.setattr("subprocess.check_call", lambda *arguments, **_: asked.append(arguments))
+    (folder / "cat.png").write_bytes(EPS)
+    with pytest.raises(OSError, match=r"cat\.png"):
+        LabelledFiles([str(folder / "cat.png")], [0])[0]
     assert not asked
 
 
