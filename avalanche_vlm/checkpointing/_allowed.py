@@ -141,6 +141,16 @@ def _torch_classes() -> list[type]:
 
 
 @cache
+def factories() -> dict[str, type]:
+    """Return the classes that a default dictionary may make values of: they are called, without arguments."""
+    from avalanche.evaluation import metrics
+    from avalanche.evaluation.metrics.mean import Mean, Sum
+
+    kinds = (metrics.Accuracy, Mean, Sum)
+    return {class_name(kind): kind for kind in kinds}
+
+
+@cache
 def known_functions() -> dict[str, Callable[..., Any]]:
     """Return functions of the host, of torch and of Python that objects keep as attributes, by name."""
     from avalanche.benchmarks.utils.transform_groups import identity

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import enum
+import re
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import PurePath
 from typing import Any
 
 from avalanche.evaluation import PluginMetric
 from avalanche.logging import BaseLogger
 
 from avalanche_vlm.checkpointing._allowed import allowed_class, class_name
-from avalanche_vlm.checkpointing._graph import ATOMS, Path, function_key
+from avalanche_vlm.checkpointing._graph import ATOMS, Path, anchor, function_key
+
+# A value that acts or names a place, and where constructors put it.
+Placed = tuple[Path, Any]
 
 
 class Built:
@@ -21,27 +27,32 @@ class Built:
 
     Args:
         objects: what the walk has met, by path; it is kept alive, so that an id names it.
-        attributes: what the parts of the model hold, of whose classes the run may make more.
+        placed: functions, classes, paths and the like at all places where it has met them.
+        stateful: where the objects are whose state is that of their ``state_dict``.
     """
 
-    def __init__(self, objects: Mapping[Path, Any], *, attributes: Iterable[Any] = ()) -> None:
+    def __init__(
+        self, objects: Mapping[Path, Any], placed: Iterable[Placed] = (), stateful: Collection[Path] = ()
+    ) -> None:
         self.objects: dict[Path, Any] = {}
+        self.stateful = set(stateful)
+        self._placed: dict[Path, list[Placed]] = {}
         self._paths: dict[int, Path] = {}
         self._functions: dict[Any, Path] = {}
-        self._classes: dict[str, type] = {}
-        self.add(objects)
-        for value in attributes:
-            self._classes.setdefault(class_name(type(value)), type(value))
+        self._values: dict[str, type] = {}
+        self.add(objects, placed)
 
-    def add(self, objects: Mapping[Path, Any]) -> None:
+    def add(self, objects: Mapping[Path, Any], placed: Iterable[Placed] = ()) -> None:
         """Take in objects that were met later, before they were used."""
         for path, value in objects.items():
             self.objects.setdefault(path, value)
             self._paths.setdefault(id(value), path)
             if callable(value):
                 self._functions.setdefault(function_key(value), path)
-            if not isinstance(value, BaseLogger):
-                self._classes.setdefault(class_name(type(value)), type(value))
+            if isinstance(value, (enum.Enum, tuple)):
+                self._values.setdefault(class_name(type(value)), type(value))
+        for path, value in placed:
+            self._placed.setdefault(anchor(path), []).append((path, value))
 
     def path(self, value: Any) -> Path | None:
         """Return the name of an object; None if the run made it."""
@@ -51,16 +62,38 @@ class Built:
         """Return the name of a function that does the same; None if constructors brought none."""
         return self._functions.get(function_key(value))
 
+    def is_at(self, path: Path, value: Any) -> bool:
+        """Return whether constructors put such a value there: in this attribute, or a container of it.
+
+        A function that is moved is called with what was meant for another, a path is written to by
+        somebody else. So a checkpoint does not move what acts, whoever wrote it.
+        """
+        placed = self._placed.get(anchor(path), ()) if path else ()
+        key = function_key(value)
+        return any(
+            known is value or function_key(known) == key or _is_same_place(known, value)
+            for _, known in placed
+        )
+
     def kind(self, name: str) -> type | None:
-        """Return the class of a full name, if the run may make instances of it."""
-        return allowed_class(name) or self._classes.get(name)
+        """Return the class of a full name, if the run may make instances of it.
+
+        That constructors have used a class is not enough, or a file could make a writer of files of it.
+        """
+        return allowed_class(name)
+
+    def value_kind(self, name: str) -> type | None:
+        """Return the class of an enumeration or named tuple, of which a value runs no code."""
+        return self.kind(name) or self._values.get(name)
 
     def reached_by_attributes(self) -> Built:
         """Return the names that are certain also of a strategy that has trained already.
 
         What is in a list or dictionary by then may have come there since.
         """
-        return Built({path: value for path, value in self.objects.items() if self._is_certain(path)})
+        placed = [pair for pairs in self._placed.values() for pair in pairs if self._is_certain(pair[0])]
+        objects = {path: value for path, value in self.objects.items() if self._is_certain(path)}
+        return Built(objects, placed, self.stateful)
 
     def _is_certain(self, path: Path) -> bool:
         entries = [index for index, step in enumerate(path) if not isinstance(step, str)]
@@ -68,6 +101,11 @@ class Built:
             entries = entries[1:]
         parts = (self.objects.get(path[: index + 1]) for index in entries)
         return all(isinstance(part, (PluginMetric, BaseLogger)) for part in parts)
+
+
+def _is_same_place(first: Any, second: Any) -> bool:
+    """Return whether two values are equal paths or patterns, which are other objects in each process."""
+    return isinstance(first, (PurePath, re.Pattern)) and type(first) is type(second) and first == second
 
 
 def entry(key: Any, index: int) -> tuple[Any]:

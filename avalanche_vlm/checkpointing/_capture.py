@@ -7,7 +7,7 @@ from typing import Any
 from avalanche.training.plugins import AGEMPlugin, MIRPlugin
 
 from avalanche_vlm.checkpointing._bytes import to_bytes
-from avalanche_vlm.checkpointing._graph import CannotBeSaved
+from avalanche_vlm.checkpointing._graph import MODEL, CannotBeSaved
 from avalanche_vlm.checkpointing._logs import log_positions
 from avalanche_vlm.checkpointing._model import model_state
 from avalanche_vlm.checkpointing._module_attributes import changed_attributes
@@ -28,21 +28,34 @@ def capture(strategy: Any, run: Run) -> bytes:
     Raises:
         CannotBeSaved: a plugin holds something that has no place in a checkpoint.
     """
+    try:
+        return _capture(strategy, run)
+    except RecursionError as error:
+        raise CannotBeSaved(
+            "The strategy holds things in things a thousand deep (a chain of objects, most likely), which a "
+            "checkpoint cannot hold. Keep them in a list."
+        ) from error
+
+
+def _capture(strategy: Any, run: Run) -> bytes:
     built = trained_strategy(strategy, run.data) if run.built is None else run.built
     encoder = encoder_of(strategy, run.data, built)
     groups = strategy.optimizer.param_groups
     optimized = [parameter for group in groups for parameter in group["params"]]
     model = model_state(strategy.model, optimized, built.model, run.fingerprints)
-    path = ("strategy", "model")
+    roots = encode_roots(strategy, encoder)
+    attributes = changed_attributes(encoder, strategy.model, MODEL, built.model.attributes)
+    transforms = encode_transforms(run.data, encoder)
+    encoder.views.put_places(encoder.nodes)
     state = {
         "kinds": built.kinds,
         "settings": built.settings,
         "model settings": built.model.settings,
         "model": model,
         "groups": built.groups,
-        "roots": encode_roots(strategy, encoder),
-        "attributes": changed_attributes(encoder, strategy.model, path, built.model.attributes),
-        "transforms": encode_transforms(run.data, encoder),
+        "roots": roots,
+        "attributes": attributes,
+        "transforms": transforms,
         "nodes": encoder.nodes,
         "data": run.data.described(),
         "logs": log_positions(strategy),

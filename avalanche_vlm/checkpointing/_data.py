@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from avalanche.benchmarks.utils import AvalancheDataset
 from avalanche.benchmarks.utils.data_attribute import DataAttribute
-from avalanche.benchmarks.utils.flat_data import ConstantSequence, FlatData
+from avalanche.benchmarks.utils.flat_data import ConstantSequence, FlatData, LazyIndices, LazyRange
 from torch import Tensor
 
 from avalanche_vlm._checks import wrong_value
@@ -25,6 +25,7 @@ from avalanche_vlm.checkpointing._graph import CannotBeSaved
 # (stream, position of the experience, number of the object in it).
 DataName = tuple[str, int, int]
 _ROWS = 16
+_MOST_SAMPLES = 1 << 40
 
 
 class BenchmarkData:
@@ -126,7 +127,14 @@ class BenchmarkData:
         return (stream, position) if position in self._facts.get(stream, {}) else None
 
     def experience(self, stream: str, position: int) -> Any:
-        """Return an experience of the benchmark."""
+        """Return an experience of the benchmark.
+
+        Raises:
+            ValueError: there is no such one that exists already.
+        """
+        if position not in self._facts.get(stream, {}):
+            expected = f"one with experience {position!r:.20} in the stream {stream!r:.40}"
+            raise wrong_value("benchmark", expected, "one without", _ADVICE)
         return self.benchmark.streams[stream][position]
 
     def described(self) -> dict[str, Any]:
@@ -170,6 +178,62 @@ class BenchmarkData:
                     "resumed: it goes on with those of now.",
                     stacklevel=5,
                 )
+
+
+def check_made(made: Any) -> None:
+    """Raise unless a part of a data set that was read has the samples that it says.
+
+    Otherwise a few bytes could ask for memory without end, or for samples that are not there.
+
+    Raises:
+        ValueError: it has not; others than parts of data sets pass.
+    """
+    state: Any = made
+    if isinstance(made, LazyRange):
+        _check_sizes(made, state._start, state._end, state._offset)
+        if not 0 <= state._start <= state._end:
+            raise _odd_data(made)
+    elif isinstance(made, LazyIndices):
+        _check_sizes(made, state._known_length, state._offset)
+        lists = [state._eager_list] if state._eager_list is not None else state._lists
+        if state._known_length != sum(len(part) for part in lists):
+            raise _odd_data(made)
+    elif isinstance(made, ConstantSequence):
+        _check_sizes(made, state._size)
+    elif isinstance(made, FlatData):
+        sizes = [len(part) for part in state._datasets]
+        if list(state._cumulative_sizes) != list(np.cumsum(sizes)):
+            raise _odd_data(made)
+        _check_indices(made, state._indices, sum(sizes))
+        if hasattr(made, "_transform_groups") and any(map(_has_text, state._datasets)):
+            raise _odd_data(made)  # a transform that reads files would read what the checkpoint names
+
+
+def _check_sizes(made: Any, *sizes: Any) -> None:
+    if any(type(size) is not int or not 0 <= size < _MOST_SAMPLES for size in sizes):
+        raise _odd_data(made)
+
+
+def _check_indices(made: Any, indices: Any, count: int) -> None:
+    if indices is None:
+        return
+    if isinstance(indices, LazyRange):
+        last: Any = indices
+        inside = len(indices) == 0 or last._end + last._offset <= count
+    else:
+        own = np.asarray([int(index) for index in indices], dtype=np.int64)
+        inside = own.size == 0 or (own.min() >= 0 and own.max() < count)
+    if not inside:
+        raise _odd_data(made)
+
+
+def _has_text(part: Any) -> bool:
+    return isinstance(part, (list, tuple)) and any(isinstance(item, (str, bytes)) for item in part)
+
+
+def _odd_data(made: Any) -> ValueError:
+    expected = "a checkpoint whose data have the samples that they say"
+    return wrong_value("path", expected, f"one with another {type(made).__name__}")
 
 
 _ADVICE = "Build the benchmark as for the run: the same data, class order, seed and transforms."

@@ -8,18 +8,31 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import warnings
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from avalanche_vlm._checks import wrong_value
-from avalanche_vlm.checkpointing._allowed import class_name, known_functions
-from avalanche_vlm.checkpointing._built import Built
-from avalanche_vlm.checkpointing._graph import Encoded, Path, is_state, shown_path
+from avalanche_vlm.checkpointing._allowed import class_name, factories, known_functions
+from avalanche_vlm.checkpointing._bound import Bounds
+from avalanche_vlm.checkpointing._built import Built, entry
+from avalanche_vlm.checkpointing._data import check_made
+from avalanche_vlm.checkpointing._graph import (
+    Encoded,
+    Path,
+    is_bound,
+    is_fixed,
+    is_place,
+    is_state,
+    shown_path,
+)
 from avalanche_vlm.checkpointing._kinds import KINDS
+from avalanche_vlm.checkpointing._memory import Memories
+from avalanche_vlm.checkpointing._plain_states import check_state_dict
 from avalanche_vlm.checkpointing._torch_kinds import TORCH_KINDS
 
 _KINDS = {kind.name: kind for kind in (*KINDS, *TORCH_KINDS)}
@@ -53,62 +66,103 @@ class Decoder:
         self.tensors = tensors
         self.device = device
         self.experience = experience
-        self.storages: dict[Any, torch.UntypedStorage] = {}
+        self.memories = Memories(nodes)
+        self.copied = 0  # bytes of copies of the model
         self._nodes = nodes
         self._built = built
+        self._bounds = Bounds(built)
         self._reference = reference
         self._made: dict[int, Any] = {}
         self._number = -1
         self._steps: list[Callable[[], Any]] = []
         self._states: list[tuple[Any, Any, str]] = []
+        self._objects: list[Any] = []
 
-    def decode(self, encoded: Encoded) -> Any:
-        """Return the value that was encoded."""
+    def decode(self, encoded: Encoded, path: Path = ()) -> Any:
+        """Return the value that was encoded.
+
+        Args:
+            encoded: the encoded value.
+            path: where it is put: the attribute of the object that constructors made, or what is below it.
+
+        Raises:
+            ValueError: it is none that a checkpoint holds, or none that may be put there.
+        """
         if isinstance(encoded, tuple):
-            return tuple(self.decode(item) for item in encoded)
+            return tuple(self.decode(item, (*path, (index,))) for index, item in enumerate(encoded))
         if not isinstance(encoded, list):
             return encoded
-        number = encoded[0]
+        (number,) = encoded
         if number not in self._made:
             outer, self._number = self._number, number
-            made = self._make(*self._nodes[number])
+            made = self._make(path, *self._nodes[number])
             self._number = outer
             self._made[number] = made
-        return self._made[number]
+        found = self._made[number]
+        if is_bound(found):
+            kind, _, *content = self._nodes[number]
+            if not self._bounds.allow(found, path, (kind, *content[:1])):
+                raise self._moved(path, found)
+        return found
 
     def put(self, made: Any) -> None:
         """Take note of an object before its content is read, which may name it."""
         self._made[self._number] = made
 
-    def pairs(self, owner: Any, pairs: Sequence[Any]) -> dict[str, Any]:
-        """Return attributes of an object, if these are such as the encoder writes.
-
-        Raises:
-            ValueError: they are not.
-        """
-        for name, _ in pairs:
-            if not is_state(owner, name):
+    def check_attributes(self, owner: Any, names: Iterable[str]) -> None:
+        """Raise `ValueError` unless attributes of an object are such as the encoder writes."""
+        for name in names:
+            if not isinstance(name, str) or is_fixed(owner, name) or not is_state(owner, name):
                 raise wrong_value(
                     "path",
                     "a checkpoint as CheckpointPlugin writes it",
                     f"one that sets {name} of a {type(owner).__name__}",
                 )
-        return {name: self.decode(value) for name, value in pairs}
 
-    def change(self, owner: Any, pairs: Sequence[Any], left: Sequence[str]) -> None:
+    def pairs(self, owner: Any, pairs: Sequence[Any], path: Path) -> dict[str, Any]:
+        """Return attributes of an object, if these are such as the encoder writes.
+
+        Args:
+            owner: the object.
+            pairs: its attributes, encoded.
+            path: where it is.
+
+        Raises:
+            ValueError: they are not.
+        """
+        self.check_attributes(owner, [name for name, _ in pairs])
+        with self._bounds.inside(owner, path):
+            found = {name: self.decode(value, (*path, name)) for name, value in pairs}
+        own: dict[str, Any] = vars(owner)
+        for name, value in found.items():
+            now = own.get(name)
+            if is_bound(now) and value is not None and not is_bound(value):
+                raise self._moved((*path, name), value)
+            if isinstance(now, str) and isinstance(value, str) and value != now and is_place(now, value):
+                warnings.warn(
+                    f"{shown_path((*path, name))} was {value!r} in the run that is resumed and is {now!r} "
+                    "now, which stays: a checkpoint does not say where files are.",
+                    stacklevel=2,
+                )
+                found[name] = now
+        return found
+
+    def change(self, owner: Any, pairs: Sequence[Any], left: Sequence[str], path: Path) -> None:
         """Plan to set the attributes of a live object, and to delete those that the run had deleted.
 
         Args:
             owner: the object.
             pairs: its attributes, encoded.
             left: names of those that stay as they are.
+            path: where it is.
         """
-        values = self.pairs(owner, pairs)
+        values = self.pairs(owner, pairs, path)
 
         def apply() -> None:
             own = vars(owner)
-            for name in [n for n in own if n not in values and n not in left and is_state(owner, n)]:
-                del own[name]
+            for name in [n for n in own if n not in values and n not in left]:
+                if is_state(owner, name) and not is_fixed(owner, name):
+                    del own[name]
             own.update(values)
 
         self._steps.append(apply)
@@ -126,6 +180,11 @@ class Decoder:
     def later(self, step: Callable[[], Any]) -> None:
         """Plan any other change of a live object."""
         self._steps.append(step)
+
+    def check(self) -> None:
+        """Raise `ValueError` unless what was made fits together, now that all of it is there."""
+        for made in self._objects:
+            check_made(made)
 
     def load_states(self) -> None:
         """Let objects take their states that do it by ``load_state_dict``; to be called before `apply`.
@@ -153,12 +212,35 @@ class Decoder:
                 step()
 
     def kind(self, name: str) -> type:
-        """Return the class of a full name.
+        """Return the class of a full name, of which instances are made.
 
         Raises:
-            ValueError: instances of it may not be made.
+            ValueError: they may not.
         """
-        found = self._built.kind(name)
+        return self._known(name, self._built.kind(name))
+
+    def value_kind(self, name: str) -> type:
+        """Return the class of a full name, an enumeration or a named tuple.
+
+        Raises:
+            ValueError: no value of it may be named.
+        """
+        return self._known(name, self._built.value_kind(name))
+
+    def empty(self, kind: type) -> Any:
+        """Return an instance without attributes; nothing of its class is called.
+
+        Raises:
+            ValueError: it is a kind of which Python makes no empty instance.
+        """
+        try:
+            return object.__new__(kind)
+        except TypeError as error:
+            raise wrong_value(
+                "path", "a checkpoint with plain objects", f"one with a {class_name(kind)}"
+            ) from error
+
+    def _known(self, name: str, found: type | None) -> type:
         if found is None:
             raise wrong_value(
                 "path",
@@ -168,18 +250,27 @@ class Decoder:
             )
         return found
 
-    def _make(self, kind: str, home: Path | None, *content: Any) -> Any:
+    def _make(self, path: Path, kind: str, home: Path | None, *content: Any) -> Any:
         # What a first callback had made before the run was known counts as built; it is made anew.
         live = None if home is None else self._built.objects.get(home)
         known = _KINDS.get(kind)
         if known is not None:
             if live is not None and not isinstance(live, known.types):
                 raise self._other(home, f"a {kind}", live)
-            return known.decode(self, live, *content)
+            return known.decode(self, live, path, *content)
         make = getattr(self, f"_make_{kind.replace(' ', '_')}", None)
         if make is None:
             raise wrong_value("path", "a checkpoint of this version", f"one with a {kind!r}")
-        return make(live, home, *content)
+        return make(live, home, path, *content)
+
+    def _moved(self, path: Path, value: Any) -> ValueError:
+        shown = getattr(value, "__qualname__", None) or type(value).__name__
+        return wrong_value(
+            "path",
+            "a checkpoint in which functions, classes and paths are where constructors put them",
+            f"one with {shown!r:.60} at {shown_path(path)}",
+            "Build the strategy and its plugins as for the run; do not resume a file that you do not trust.",
+        )
 
     def _other(self, home: Path | None, expected: str, live: Any) -> ValueError:
         return wrong_value(
@@ -189,88 +280,104 @@ class Decoder:
             "Build the strategy and its plugins as for the run.",
         )
 
-    def _make_reference(self, live: Any, home: Any, *name: Any) -> Any:
+    def _make_reference(self, live: Any, home: Any, path: Path, *name: Any) -> Any:
         return self._reference(name)
 
-    def _make_kept(self, live: Any, home: Any) -> Any:
+    def _make_kept(self, live: Any, home: Any, path: Path) -> Any:
         if home is None or live is None:
             raise self._other(home, "a function or path", live)
-        if hasattr(live, "__dict__") and not callable(live) and not hasattr(live, "__fspath__"):
+        if not is_bound(live):
             raise wrong_value("path", "a checkpoint as CheckpointPlugin writes it", f"one that keeps {home}")
         return live
 
-    def _make_function(self, live: Any, home: Any, name: str) -> Any:
+    def _make_function(self, live: Any, home: Any, path: Path, name: str) -> Any:
         if name not in known_functions():
             raise wrong_value("path", "a checkpoint with known functions", name)
         return known_functions()[name]
 
-    def _make_class(self, live: Any, home: Any, name: str) -> Any:
-        return self.kind(name)
+    def _make_class(self, live: Any, home: Any, path: Path, name: str) -> Any:
+        if name not in factories():
+            raise wrong_value("path", "a checkpoint with known classes", f"one with a {name}")
+        return factories()[name]
 
     # Containers are made empty first: what is in them may name them.
 
-    def _make_list(self, live: Any, home: Any, items: Any) -> Any:
+    def _items(self, items: Any, path: Path) -> list[Any]:
+        return [self.decode(item, (*path, (index,))) for index, item in enumerate(items)]
+
+    def _make_list(self, live: Any, home: Any, path: Path, items: Any) -> Any:
         made: list[Any] = []
         self.put(made)
-        made.extend(map(self.decode, items))
+        made.extend(self._items(items, path))
         return made
 
-    def _make_set(self, live: Any, home: Any, items: Any) -> Any:
-        return set(map(self.decode, items))
+    def _make_set(self, live: Any, home: Any, path: Path, items: Any) -> Any:
+        return set(self._items(items, path))
 
-    def _make_frozenset(self, live: Any, home: Any, items: Any) -> Any:
-        return frozenset(map(self.decode, items))
+    def _make_frozenset(self, live: Any, home: Any, path: Path, items: Any) -> Any:
+        return frozenset(self._items(items, path))
 
-    def _make_deque(self, live: Any, home: Any, items: Any, longest: int | None) -> Any:
+    def _make_deque(self, live: Any, home: Any, path: Path, items: Any, longest: int | None) -> Any:
         made: deque[Any] = deque(maxlen=longest)
         self.put(made)
-        made.extend(map(self.decode, items))
+        made.extend(self._items(items, path))
         return made
 
-    def _make_named_tuple(self, live: Any, home: Any, name: str, items: Any) -> Any:
-        kind = self.kind(name)
-        if not issubclass(kind, tuple):
+    def _make_named_tuple(self, live: Any, home: Any, path: Path, name: str, items: Any) -> Any:
+        kind: Any = self.value_kind(name)
+        found = self.decode(items, path)
+        if not issubclass(kind, tuple) or len(found) != len(getattr(kind, "_fields", ())):
             raise wrong_value("path", "a checkpoint with a named tuple there", f"one with a {name}")
-        return tuple.__new__(kind, self.decode(items))
+        return tuple.__new__(kind, found)
 
-    def _fill(self, made: Any, pairs: Sequence[Any]) -> Any:
+    def _fill(self, made: Any, pairs: Sequence[Any], path: Path) -> Any:
         self.put(made)
-        for key, value in pairs:
-            made[self.decode(key)] = self.decode(value)
+        for index, (key, value) in enumerate(pairs):
+            read = self.decode(key, (*path, "key"))
+            made[read] = self.decode(value, (*path, entry(read, index)))
         return made
 
-    def _make_dict(self, live: Any, home: Any, pairs: Any) -> Any:
-        return self._fill({}, pairs)
+    def _make_dict(self, live: Any, home: Any, path: Path, pairs: Any) -> Any:
+        return self._fill({}, pairs, path)
 
-    def _make_OrderedDict(self, live: Any, home: Any, pairs: Any) -> Any:
-        return self._fill(OrderedDict[Any, Any](), pairs)
+    def _make_OrderedDict(self, live: Any, home: Any, path: Path, pairs: Any) -> Any:
+        return self._fill(OrderedDict[Any, Any](), pairs, path)
 
-    def _make_Counter(self, live: Any, home: Any, pairs: Any) -> Any:
-        return self._fill(Counter[Any](), pairs)
+    def _make_Counter(self, live: Any, home: Any, path: Path, pairs: Any) -> Any:
+        return self._fill(Counter[Any](), pairs, path)
 
-    def _make_defaultdict(self, live: Any, home: Any, factory: Any, pairs: Any) -> Any:
-        return self._fill(defaultdict(self.decode(factory)), pairs)
+    def _make_defaultdict(self, live: Any, home: Any, path: Path, factory: Any, pairs: Any) -> Any:
+        made: Any = self.decode(factory, (*path, "default_factory"))
+        if isinstance(made, nn.Module):
+            raise self._moved(path, made)
+        return self._fill(defaultdict(made), pairs, path)
 
     # Objects: no constructor is called.
 
-    def _make_object(self, live: Any, home: Any, name: str, pairs: Any, left: Any) -> Any:
+    def _make_object(self, live: Any, home: Any, path: Path, name: str, pairs: Any, left: Any) -> Any:
         if live is not None:
             if class_name(type(live)) != name:
                 raise self._other(home, f"a {name}", live)
             self.put(live)
-            self.change(live, pairs, left)
+            self.change(live, pairs, left, home)
             return live
         if home is not None and self._built.kind(name) is None:
             raise self._other(home, f"a {name}", live)
-        kind: Any = self.kind(name)
-        made = kind.__new__(kind)
+        made = self.empty(self.kind(name))
         self.put(made)
-        vars(made).update(self.pairs(made, pairs))
+        vars(made).update(self.pairs(made, pairs, path))
+        self._objects.append(made)
         return made
 
-    def _make_stateful(self, live: Any, home: Any, name: str, state: Any) -> Any:
-        if class_name(type(live)) != name:
+    def _make_stateful(self, live: Any, home: Any, path: Path, name: str, state: Any) -> Any:
+        if live is None or class_name(type(live)) != name:
             raise self._other(home, f"a {name}", live)
+        if not type(live).__module__.startswith("torch.") and home not in self._built.stateful:
+            raise wrong_value(
+                "path", "a checkpoint as CheckpointPlugin writes it", f"one that loads a {name}"
+            )
         self.put(live)
-        self._states.append((live, self.decode(state), shown_path(home)))
+        found = self.decode(state, (*path, "state_dict()"))
+        check_state_dict(live, found)
+        self._states.append((live, found, shown_path(home)))
         return live

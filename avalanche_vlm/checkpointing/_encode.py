@@ -6,36 +6,36 @@ import random
 import re
 import warnings
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from pathlib import PurePath
 from types import ModuleType
 from typing import Any
 
 import torch
-from avalanche.benchmarks.utils import AvalancheDataset
-from avalanche.benchmarks.utils.data_attribute import DataAttribute
-from avalanche.benchmarks.utils.flat_data import FlatData
 from avalanche.evaluation import PluginMetric
 from avalanche.logging import BaseLogger
 from avalanche.training.plugins import EvaluationPlugin
-from torch import nn
+from torch import Tensor, nn
 
-from avalanche_vlm.checkpointing._allowed import allowed_class, class_name, known_functions
-from avalanche_vlm.checkpointing._built import Built, entry
+from avalanche_vlm.checkpointing._allowed import class_name, factories, known_functions
+from avalanche_vlm.checkpointing._bound import DATA, Bounds
+from avalanche_vlm.checkpointing._built import Built, Placed, entry
 from avalanche_vlm.checkpointing._graph import (
     ATOMS,
     CACHES,
     CannotBeSaved,
     Encoded,
     Path,
+    is_bound,
+    is_fixed,
     is_state,
     shown_path,
 )
 from avalanche_vlm.checkpointing._kinds import KINDS
+from avalanche_vlm.checkpointing._memory import Views
 from avalanche_vlm.checkpointing._torch_kinds import TORCH_KINDS
 
-# Always made anew: a data set that is there may be in use elsewhere.
-DATA = (AvalancheDataset, FlatData, DataAttribute)
 _CONTAINERS = (list, deque, dict, set, frozenset, tuple)
 _WITHOUT_STATE = (PurePath, re.Pattern, ModuleType, type)
 
@@ -62,11 +62,14 @@ class Encoder:
     ) -> None:
         self.nodes: list[Any] = []
         self.objects: dict[Path, Any] = {}
+        self.placed: list[Placed] = []
         self.stateful: set[Path] = set()
-        self.storages: dict[Any, int] = {}
+        self.views = Views()
+        self.copied = 0  # bytes of copies of the model
         self.model = model
         self.built = built
         self.attributes_of_model = attributes
+        self._bounds = Bounds(built)
         self._name = name
         self._experience = experience
         self._numbers: dict[int, int] = {}
@@ -83,6 +86,11 @@ class Encoder:
             return value
         if kind is tuple:
             return tuple(self.encode(item, (*path, (index,))) for index, item in enumerate(value))
+        if is_bound(value):
+            if self.built is None:
+                self.placed.append((path, value))
+            elif not self._bounds.allow(value, path, self._name(value)):
+                raise self.refusal(value, path)
         number = self._numbers.get(id(value))
         if number is None:
             number = self._add(value)
@@ -96,14 +104,24 @@ class Encoder:
         self.nodes[number] = self._node(value, path)
         return [number]
 
+    @contextmanager
+    def attempt(self) -> Generator[None]:
+        """Go back to what there was, and go on, if something in the block cannot be saved."""
+        mark = len(self.nodes), len(self.objects), len(self.placed)
+        try:
+            yield
+        except CannotBeSaved:
+            self._forget(*mark)
+
     def attributes(self, owner: Any, path: Path) -> tuple[list[Any], list[str]]:
         """Return the attributes of an object, encoded, as pairs, and the names of those left out."""
         is_logger = isinstance(owner, BaseLogger)
         pairs: list[Any] = []
         left: list[str] = []
         for name, value in vars(owner).items():
-            mark = len(self.nodes), len(self.objects)
-            if not is_state(owner, name) or (is_logger and isinstance(value, PurePath)):
+            mark = len(self.nodes), len(self.objects), len(self.placed)
+            fixed = is_fixed(owner, name) or (is_logger and isinstance(value, PurePath))
+            if fixed or not is_state(owner, name):
                 self._check_method(owner, name, value, path)
                 left += [name] if is_state(owner, name) else []
                 continue
@@ -121,8 +139,12 @@ class Encoder:
         return pairs, left
 
     def kind(self, name: str) -> type | None:
-        """Return the class of a full name, if it may be named in a checkpoint."""
+        """Return the class of a full name, if the run may make instances of it."""
         return object if self.built is None else self.built.kind(name)
+
+    def value_kind(self, name: str) -> type | None:
+        """Return the class of an enumeration or named tuple, if a checkpoint may name it."""
+        return object if self.built is None else self.built.value_kind(name)
 
     def experience(self, value: Any, path: Path) -> tuple[Any, ...]:
         """Return the place of an experience in the benchmark."""
@@ -130,6 +152,10 @@ class Encoder:
         if place is None:
             raise self.refusal(value, path)
         return place
+
+    def note_view(self, tensor: Tensor, path: Path) -> None:
+        """Take note of where a tensor lies in memory."""
+        self.views.add(tensor, self._numbers[id(tensor)], path)
 
     def refusal(self, value: Any, path: Path) -> CannotBeSaved:
         """Return the error for a value that has no place in a checkpoint."""
@@ -161,9 +187,10 @@ class Encoder:
         elif self.built.path(value) is None and self.built.function(value) is None:
             raise self.refusal(value, (*path, name))
 
-    def _forget(self, nodes: int, objects: int) -> None:
-        del self.nodes[nodes:], self._alive[nodes:]
+    def _forget(self, nodes: int, objects: int, placed: int) -> None:
+        del self.nodes[nodes:], self._alive[nodes:], self.placed[placed:]
         self._numbers = {key: number for key, number in self._numbers.items() if number < nodes}
+        self.views.forget(nodes)
         while len(self.objects) > objects:
             self.objects.popitem()
 
@@ -171,6 +198,7 @@ class Encoder:
         if isinstance(value, _CONTAINERS) and not isinstance(value, (*DATA, torch.Size)):
             return self._container(value, path)
         self.objects.setdefault(path, value)
+        # Data are always made anew: what is there may be in use elsewhere.
         home = None if self.built is None or isinstance(value, DATA) else self.built.path(value)
         for kind in (*KINDS, *TORCH_KINDS):
             if isinstance(value, kind.types):
@@ -189,7 +217,7 @@ class Encoder:
             return ("list", None, items) if kind is list else ("deque", None, items, value.maxlen)
         if issubclass(kind, tuple) and hasattr(value, "_fields"):
             self.objects.setdefault(path, value)
-            if self.kind(class_name(kind)) is None:
+            if self.value_kind(class_name(kind)) is None:
                 raise self.refusal(value, path)
             return ("named tuple", None, class_name(kind), self.encode(tuple(value), path))
         if kind not in (dict, OrderedDict, Counter, defaultdict):
@@ -205,7 +233,7 @@ class Encoder:
 
     def _kept(self, value: Any, path: Path, home: Path | None) -> tuple[Any, ...]:
         """Name what has no state; what is not known stays what it is at its place of the new objects."""
-        if isinstance(value, type) and allowed_class(class_name(value)) is value:
+        if isinstance(value, type) and factories().get(class_name(value)) is value:
             return ("class", None, class_name(value))
         for name, function in known_functions().items():
             if function is value:
@@ -232,11 +260,13 @@ class Encoder:
         has_state_dict = hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
         if has_state_dict and type(value).__module__.startswith("torch.") and not is_new:
             return self._stateful(value, path, home)
-        mark = len(self.nodes), len(self.objects)
+        mark = len(self.nodes), len(self.objects), len(self.placed)
         try:
-            pairs, left = self.attributes(value, path)
+            with self._bounds.inside(value, path):
+                pairs, left = self.attributes(value, path)
         except CannotBeSaved:
-            if not has_state_dict or is_new:
+            was_so = self.built is None or path in self.built.stateful
+            if not has_state_dict or is_new or not was_so:
                 raise
             self._forget(*mark)
             return self._stateful(value, path, home)

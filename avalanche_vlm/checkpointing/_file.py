@@ -18,7 +18,7 @@ from typing import Any
 from avalanche_vlm._checks import wrong_value
 from avalanche_vlm._files import replacing
 
-FORMAT = 2
+FORMAT = 3
 _MAGIC = b"avlmckpt"
 _START = len(_MAGIC) + 32 + 8
 _NAME = re.compile(r"experience-(\d+)(?:-epoch-(\d+))?\.ckpt")
@@ -42,12 +42,34 @@ def checkpoint_name(experiences: int, epochs: int = 0) -> str:
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
-    """Return the checkpoints of a folder, the newest first; none if there is no folder."""
+    """Return the checkpoints of a folder, the newest first; none if there is no folder.
+
+    What has the name of one counts, even if it is a folder or a link to nothing: it is told when it is read.
+    """
     found: list[tuple[int, int, Path]] = []
     for path in folder.iterdir() if folder.is_dir() else ():
-        if _NAME.fullmatch(path.name) and path.is_file():
+        if _NAME.fullmatch(path.name):
             found.append((*position_of(path), path))
     return [path for *_, path in sorted(found, reverse=True)]
+
+
+def in_place_of_checkpoint(path: Path) -> bool:
+    """Return whether something else has the name of a checkpoint in a folder with others."""
+    return (
+        bool(_NAME.fullmatch(path.name)) and (path.is_symlink() or path.is_dir()) and not checkpoints_in(path)
+    )
+
+
+def checksums_in(folder: Path) -> dict[str, bytes]:
+    """Return the checksum of each checkpoint of a folder, by name; nothing in place of damaged ones."""
+    found: dict[str, bytes] = {}
+    for path in checkpoints_in(folder):
+        try:
+            with path.open("rb") as file:
+                found[path.name] = file.read(len(_MAGIC) + 32)
+        except OSError:
+            found[path.name] = b""
+    return found
 
 
 def position_of(path: Path) -> tuple[int, int]:
@@ -63,7 +85,7 @@ def run_of(path: Path) -> str | None:
             start = file.read(_START)
             header = json.loads(file.read(int.from_bytes(start[-8:], "big") if len(start) == _START else 0))
         return str(header["run"])
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError, RecursionError):
         return None
 
 
@@ -102,6 +124,10 @@ def read_checkpoint(path: Path) -> CheckpointFile:
         ValueError: another version of the format.
         OSError: the file could not be read.
     """
+    if path.is_dir() or not path.exists():
+        kind = "a folder" if path.is_dir() else "a link to a file that is not there"
+        if path.is_dir() or path.is_symlink():
+            raise DamagedCheckpoint(f"{path} is not a checkpoint: it is {kind}")
     data = path.read_bytes()
     if not data.startswith(_MAGIC):
         raise DamagedCheckpoint(f"{path} is no checkpoint: its first bytes are others")
@@ -110,6 +136,8 @@ def read_checkpoint(path: Path) -> CheckpointFile:
         raise DamagedCheckpoint(f"{path} is damaged: {len(data)} bytes whose checksum is not the written one")
     try:
         length = int.from_bytes(body[:8], "big")
+        if length > len(body) - 8:
+            raise ValueError(f"{length} bytes of header")
         header: dict[str, Any] = dict(json.loads(bytes(body[8 : 8 + length])))
         written, listed = int(header["format"]), [(str(name), int(size)) for name, size in header["sections"]]
         if written == FORMAT:
@@ -130,17 +158,19 @@ def read_checkpoint(path: Path) -> CheckpointFile:
         )
     sections: dict[str, bytes] = {}
     start = 8 + length
+    if any(size < 0 for _, size in listed) or sum(size for _, size in listed) != len(body) - start:
+        raise DamagedCheckpoint(f"{path} is damaged: its sections are not as long as it says")
     for name, size in listed:
         sections[name] = bytes(body[start : start + size])
         start += size
-    if "state" not in sections and header.get("strategy"):
+    if "state" not in sections:
         raise DamagedCheckpoint(f"{path} is damaged: it has no state")
     return CheckpointFile(header, sections)
 
 
 def remove_old(folder: Path, keep: int) -> None:
     """Remove all but the newest checkpoints, and what an earlier crash left half written."""
-    for path in checkpoints_in(folder)[keep:]:
+    for path in [path for path in checkpoints_in(folder) if not path.is_dir()][keep:]:
         path.unlink(missing_ok=True)
     for path in folder.glob(".experience-*.ckpt.*.tmp"):
         path.unlink(missing_ok=True)

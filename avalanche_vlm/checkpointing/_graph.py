@@ -16,9 +16,11 @@ a tuple of one for an entry of a list or dictionary.
 
 from __future__ import annotations
 
+import os
+import re
 import weakref
 from pathlib import PurePath
-from types import CodeType, FunctionType, MethodType
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from avalanche.benchmarks.utils.data_attribute import DataAttribute
@@ -28,9 +30,13 @@ from avalanche.training.templates.base import BaseTemplate
 from torch import nn
 
 from avalanche_vlm.logging.results_logger import ResultsLogger
+from avalanche_vlm.models import OpenCLIPBackbone
+from avalanche_vlm.sources import DiffusionImageSource, StoredImageSource
 
 Encoded = Any
 Path = tuple[Any, ...]
+# Where the model is.
+MODEL: Path = ("strategy", "model")
 ATOMS = frozenset((type(None), bool, int, float, str, bytes))
 
 _STRATEGY_TRANSIENTS = frozenset(
@@ -57,7 +63,8 @@ _LOGGER_STATE = frozenset(
     )
 )
 _texts_of_loggers: weakref.WeakKeyDictionary[BaseLogger, frozenset[str]] = weakref.WeakKeyDictionary()
-MODULE_OWN = frozenset(vars(nn.Module())) - {"training"}
+# With what its class has: torch calls `_compiled_call_impl` of a module where there is one.
+MODULE_OWN = frozenset((*vars(nn.Module()), *dir(nn.Module))) - {"training"}
 # What our modules derive from what they have, and keep until it changes.
 _DERIVED = frozenset(("_kept", "_resting", "_solved", "_tokenizer", "_start_length"))
 _NOT_STORED: dict[type, frozenset[str]] = {
@@ -66,8 +73,18 @@ _NOT_STORED: dict[type, frozenset[str]] = {
     AGEMPlugin: frozenset(("buffer_dataloader", "buffer_dliter")),
     BaseTemplate: _STRATEGY_TRANSIENTS,
     nn.Module: MODULE_OWN | _DERIVED,
+    DiffusionImageSource: frozenset(("_loaded",)),
+}
+# What says where something is read from or loaded: it is how the run was set up, and no file says it.
+_FIXED: dict[type, frozenset[str] | None] = {
+    OpenCLIPBackbone: None,  # all of it: names of weights and tokenizers among them
+    DiffusionImageSource: frozenset(("pipeline", "revision", "scheduler", "dtype")),
+    StoredImageSource: frozenset(("folder",)),
 }
 CACHES = {DataAttribute: ("_count", "_uniques", "_val_to_idx")}
+
+
+_PLACE = re.compile(r"^(/|~|\.|[A-Za-z]:)|\\|://|\.\./")
 
 
 class CannotBeSaved(TypeError):
@@ -97,6 +114,33 @@ def is_state(owner: Any, name: str) -> bool:
             return name in _LOGGER_STATE
         return name not in _built_texts(owner) and not isinstance(vars(owner).get(name), PurePath)
     return True
+
+
+def is_fixed(owner: Any, name: str) -> bool:
+    """Return whether an attribute stays as constructors set it, whatever a file says."""
+    names = (names for kind, names in _FIXED.items() if isinstance(owner, kind))
+    return any(own is None or name in own for own in names)
+
+
+def is_bound(value: Any) -> bool:
+    """Return whether a value acts or names a place: a function, a class, an object to call, a path.
+
+    A file may not say where such a value is put; see `Built.is_at`.
+    """
+    if isinstance(value, (PurePath, re.Pattern, ModuleType)):
+        return True
+    return callable(value) and not isinstance(value, nn.Module)
+
+
+def is_place(*texts: str) -> bool:
+    """Return whether a text may say where something is on a disk or a network."""
+    return any(_PLACE.search(text) is not None or os.path.exists(text) for text in texts)
+
+
+def anchor(path: Path) -> Path:
+    """Return the attribute that a path ends in, or in a container of it."""
+    last = max((index for index, step in enumerate(path) if isinstance(step, str)), default=-1)
+    return path[: last + 1]
 
 
 def _built_texts(logger: BaseLogger) -> frozenset[str]:

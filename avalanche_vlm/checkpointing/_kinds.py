@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import logging
 import random
+import re
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from avalanche_vlm._checks import wrong_value
 from avalanche_vlm.checkpointing._allowed import class_name
+from avalanche_vlm.checkpointing._bound import is_listed
 from avalanche_vlm.checkpointing._graph import Path
 
 if TYPE_CHECKING:
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
     from avalanche_vlm.checkpointing._encode import Encoder
 
 _NUMPY_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
+_NUMPY_DTYPE = re.compile(r"[<>=|]?(bool|(u?int|float|complex)\d{1,3}|[biufc]\d{1,2})")
+_DTYPES = {
+    str(kind).removeprefix("torch."): kind for kind in vars(torch).values() if isinstance(kind, torch.dtype)
+}
 _LOCKS: dict[str, Callable[[], Any]] = {"lock": threading.Lock, "RLock": threading.RLock}
 
 
@@ -50,51 +56,38 @@ def _encode_tensor(encoder: Encoder, value: Tensor, path: Path) -> tuple[Any, ..
     plain = value.detach()
     if plain.layout != torch.strided or plain.is_meta or plain.is_quantized:
         raise encoder.refusal(value, path)
-    storage = plain.untyped_storage()
-    place: Any = None
+    stride: Any = None
     if plain.numel() > 0 and _is_dense(plain):
-        number = encoder.storages.setdefault((plain.device, storage.data_ptr()), len(encoder.storages))
-        is_whole = storage.nbytes() == plain.nbytes and plain.is_contiguous()
-        place = number if is_whole else (number, storage.nbytes(), plain.storage_offset(), plain.stride())
-    if storage.nbytes() > plain.nbytes:
+        encoder.note_view(value, path)
+        stride = plain.stride()
+    if plain.untyped_storage().nbytes() > plain.nbytes:
         plain = plain.clone()  # a few rows of a large tensor, of which the rest is not wanted
     on_cpu = value.device.type == "cpu"
-    return (plain, value.requires_grad and value.is_leaf, on_cpu, isinstance(value, nn.Parameter), place)
+    # The last is where it lies, once all that lies beside it is known.
+    return (plain, value.requires_grad and value.is_leaf, on_cpu, isinstance(value, nn.Parameter), stride)
 
 
 def _decode_tensor(
     decoder: Decoder,
     live: Any,
+    path: Path,
     tensor: Tensor,
     requires_grad: bool,
     on_cpu: bool,
     is_parameter: bool,
     place: Any,
 ) -> Any:
+    if not isinstance(tensor, Tensor):
+        raise wrong_value("path", "a checkpoint with a tensor there", f"one with a {type(tensor).__name__}")
     if live is not None and live.shape == tensor.shape and live.dtype == tensor.dtype and _is_dense(live):
-        number = place[0] if isinstance(place, tuple) else place
-        decoder.storages.setdefault(number, live.untyped_storage())
+        decoder.memories.take(live, place)
         decoder.fill(live, tensor, requires_grad)
         return live
     # A copy: training would change what a second restoration of the same state reads.
     device = torch.device("cpu") if on_cpu else decoder.device
-    made = tensor.clone() if place is None else _in_memory(decoder, tensor, place, device)
+    made = tensor.clone() if place is None else decoder.memories.make(tensor, place, device)
     made = made.to(device)
     return nn.Parameter(made, requires_grad) if is_parameter else made.requires_grad_(requires_grad)
-
-
-def _in_memory(decoder: Decoder, tensor: Tensor, place: Any, device: torch.device) -> Tensor:
-    """Return a tensor that lies where it lay: views of one memory are views of one memory again."""
-    whole = not isinstance(place, tuple)
-    number, size, offset, stride = (place, tensor.nbytes, 0, tensor.stride()) if whole else place
-    storage = decoder.storages.get(number)
-    if storage is None or storage.nbytes() < size:
-        storage = decoder.storages[number] = torch.UntypedStorage(size, device=device)
-    made = torch.empty(0, dtype=tensor.dtype, device=storage.device)
-    made.set_(storage, offset, tensor.shape, stride)
-    if _is_dense(made):
-        made.copy_(tensor)
-    return made
 
 
 def _is_dense(tensor: Tensor) -> bool:
@@ -107,7 +100,8 @@ def _encode_array(encoder: Encoder, value: Any, path: Path) -> tuple[Any, ...]:
     return (str(value.dtype), tuple(value.shape), np.ascontiguousarray(value).tobytes())
 
 
-def _decode_array(decoder: Decoder, live: Any, dtype: str, shape: Any, data: bytes) -> Any:
+def _decode_array(decoder: Decoder, live: Any, path: Path, dtype: str, shape: Any, data: bytes) -> Any:
+    _check_dtype(dtype)
     made = np.frombuffer(data, dtype=dtype).reshape(shape)
     if live is not None and live.shape == made.shape and live.dtype == made.dtype and live.flags.writeable:
         decoder.later(lambda: np.copyto(live, made))
@@ -115,10 +109,15 @@ def _decode_array(decoder: Decoder, live: Any, dtype: str, shape: Any, data: byt
     return made.copy()
 
 
+def _check_dtype(name: Any) -> None:
+    if not _NUMPY_DTYPE.fullmatch(str(name)):
+        raise wrong_value("path", "a checkpoint with numbers of NumPy", f"one with {name!r}")
+
+
 # Random generators.
 
 
-def _decode_generator(decoder: Decoder, live: Any, device: str, state: Tensor) -> Any:
+def _decode_generator(decoder: Decoder, live: Any, path: Path, device: str, state: Tensor) -> Any:
     generator = torch.Generator("cpu" if device == "cpu" else decoder.device)
     generator.set_state(state)  # a state that is none is refused here, before anything is changed
     if live is None:
@@ -127,7 +126,7 @@ def _decode_generator(decoder: Decoder, live: Any, device: str, state: Tensor) -
     return live
 
 
-def _decode_numpy_generator(decoder: Decoder, live: Any, name: str, state: Any) -> Any:
+def _decode_numpy_generator(decoder: Decoder, live: Any, path: Path, name: str, state: Any) -> Any:
     if name not in _NUMPY_GENERATORS:
         raise wrong_value("path", f"a checkpoint with one of NumPy's {_NUMPY_GENERATORS}", name)
     bits = getattr(np.random, name)()
@@ -138,7 +137,7 @@ def _decode_numpy_generator(decoder: Decoder, live: Any, name: str, state: Any) 
     return live
 
 
-def _decode_random(decoder: Decoder, live: Any, state: Any) -> Any:
+def _decode_random(decoder: Decoder, live: Any, path: Path, state: Any) -> Any:
     generator = random.Random()
     generator.setstate(decoder.decode(state))
     if live is None:
@@ -151,34 +150,40 @@ def _decode_random(decoder: Decoder, live: Any, state: Any) -> Any:
 
 
 def _encode_enum(encoder: Encoder, value: Any, path: Path) -> tuple[Any, ...]:
-    if encoder.kind(class_name(type(value))) is None or value.name not in type(value).__members__:
+    if encoder.value_kind(class_name(type(value))) is None or value.name not in type(value).__members__:
         raise encoder.refusal(value, path)
     return (class_name(type(value)), value.name)
 
 
-def _decode_enum(decoder: Decoder, live: Any, kind: str, name: str) -> Any:
-    members: dict[str, Any] = getattr(decoder.kind(kind), "__members__", {})
+def _decode_enum(decoder: Decoder, live: Any, path: Path, kind: str, name: str) -> Any:
+    members: dict[str, Any] = getattr(decoder.value_kind(kind), "__members__", {})
     if name not in members:
         raise wrong_value("strategy", f"one whose {kind} has a member {name!r}, as in the run", "one without")
     return members[name]
 
 
-def _decode_lock(decoder: Decoder, live: Any, name: str) -> Any:
+def _decode_lock(decoder: Decoder, live: Any, path: Path, name: str) -> Any:
     return _LOCKS[name]() if live is None else live
 
 
-def _decode_number(decoder: Decoder, live: Any, dtype: str, value: Any) -> Any:
+def _decode_logger(decoder: Decoder, live: Any, path: Path, name: str) -> logging.Logger:
+    if not isinstance(name, str):
+        raise wrong_value("path", "a checkpoint with the name of a logger", repr(name))
+    return logging.getLogger(name)
+
+
+def _decode_number(decoder: Decoder, live: Any, path: Path, dtype: str, value: Any) -> Any:
+    _check_dtype(dtype)
     return np.dtype(dtype).type(value)
 
 
-def _decode_dtype(decoder: Decoder, live: Any, name: str) -> torch.dtype:
-    found = getattr(torch, name, None)
-    if not isinstance(found, torch.dtype):
+def _decode_dtype(decoder: Decoder, live: Any, path: Path, name: str) -> torch.dtype:
+    if name not in _DTYPES:
         raise wrong_value("path", "a checkpoint with dtypes of torch", name)
-    return found
+    return _DTYPES[name]
 
 
-def _decode_device(decoder: Decoder, live: Any, name: str) -> torch.device:
+def _decode_device(decoder: Decoder, live: Any, path: Path, name: str) -> torch.device:
     return torch.device(name) if name == "cpu" else decoder.device
 
 
@@ -187,9 +192,14 @@ def _encode_partial(encoder: Encoder, value: Any, path: Path) -> tuple[Any, ...]
     return tuple(encoder.encode(part, (*path, "func")) for part in parts)
 
 
-def _decode_partial(decoder: Decoder, live: Any, *parts: Any) -> Any:
-    function, arguments, keywords = map(decoder.decode, parts)
-    return partial(function, *arguments, **dict(keywords))
+def _decode_partial(decoder: Decoder, live: Any, path: Path, *parts: Any) -> Any:
+    function, arguments, keywords = (decoder.decode(part, (*path, "func")) for part in parts)
+    if live is not None:
+        return live  # what it holds has been filled in place
+    made = partial(function, *arguments, **dict(keywords))
+    if not is_listed(made):
+        raise wrong_value("path", "a checkpoint with known functions", f"one that calls {function!r:.60}")
+    return made
 
 
 def _attributes(*names: str) -> Callable[[Any, Any, Path], tuple[Any, ...]]:
@@ -206,7 +216,7 @@ def _text(encoder: Encoder, value: Any, path: Path) -> tuple[Any, ...]:
 
 
 def _made_by(make: Callable[..., Any]) -> Callable[..., Any]:
-    def decode(decoder: Decoder, live: Any, *content: Any) -> Any:
+    def decode(decoder: Decoder, live: Any, path: Path, *content: Any) -> Any:
         return make(*content)
 
     return decode
@@ -240,7 +250,7 @@ def _encode_experience(encoder: Encoder, value: Any, path: Path) -> tuple[Any, .
     return encoder.experience(value, path)
 
 
-def _decode_experience(decoder: Decoder, live: Any, stream: str, position: int) -> Any:
+def _decode_experience(decoder: Decoder, live: Any, path: Path, stream: str, position: int) -> Any:
     return decoder.experience(stream, position)
 
 
@@ -256,7 +266,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("range", (range,), _attributes(*_PLACES), _made_by(range)),
     Kind("slice", (slice,), _attributes(*_PLACES), _made_by(slice)),
     Kind("complex", (complex,), _attributes("real", "imag"), _made_by(complex)),
-    Kind("logger", (logging.Logger,), _attributes("name"), _made_by(logging.getLogger)),
+    Kind("logger", (logging.Logger,), _attributes("name"), _decode_logger),
     Kind("lock", (type(threading.Lock()), type(threading.RLock())), _encode_lock, _decode_lock),
     Kind("partial", (partial,), _encode_partial, _decode_partial),
     Kind("generator", (torch.Generator,), _encode_generator, _decode_generator),

@@ -14,7 +14,7 @@ from avalanche_vlm.checkpointing._allowed import class_name
 from avalanche_vlm.checkpointing._fingerprints import Fingerprints
 from avalanche_vlm.checkpointing._graph import CannotBeSaved, registered
 from avalanche_vlm.checkpointing._module_attributes import attributes_of, model_settings
-from avalanche_vlm.checkpointing._torch_kinds import modes_of, set_modes
+from avalanche_vlm.checkpointing._torch_kinds import check_modes, modes_of, set_modes
 
 
 def model_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -152,8 +152,10 @@ def check_model(model: nn.Module, saved: Mapping[str, Any], fingerprints: Finger
             f"{len(_names(model))} others",
             "Call model.set_classes with the names that the run had when the checkpoint was written.",
         )
+    _check_form(saved)
     parameters, buffers = model_parameters(model), lasting_buffers(model)
     both: dict[str, Tensor] = {**parameters, **buffers}
+    _check_new_names(model, saved, both)
     trains = {name for name, parameter in parameters.items() if parameter.requires_grad}
     turned, stopped, grown = set(saved["turned"]), set(saved["stopped"]), set(saved["grown"])
     trained = ((saved["parameters"].keys() - stopped) ^ turned) - (grown - both.keys())
@@ -187,6 +189,35 @@ def check_model(model: nn.Module, saved: Mapping[str, Any], fingerprints: Finger
         )
     if saved["generators"].keys() != dict(_generators(model)).keys():
         raise wrong_value("strategy.model", f"one with generators at {sorted(saved['generators'])}", "others")
+    for state in saved["generators"].values():
+        torch.Generator().set_state(state)  # one that is none is refused here
+
+
+def _check_form(saved: Mapping[str, Any]) -> None:
+    """Raise `ValueError` unless the state of a model has the kinds of values that `model_state` gives."""
+    for key in ("stopped", "turned", "grown", "gone"):
+        if not all(isinstance(name, str) for name in saved[key]):
+            raise wrong_value("path", f"a checkpoint with names of what was {key}", "one with others")
+    for key in ("parameters", "buffers"):
+        for name, tensor in saved[key].items():
+            if not isinstance(name, str) or not isinstance(tensor, Tensor):
+                raise wrong_value(
+                    "path", f"a checkpoint whose {key} are tensors", f"one with another {name!r}"
+                )
+    check_modes(saved["modes"])
+
+
+def _check_new_names(model: nn.Module, saved: Mapping[str, Any], both: Mapping[str, Tensor]) -> None:
+    """Raise `ValueError` where a tensor is new to the model and a part has another thing of that name."""
+    modules = dict(model.named_modules())
+    for name in {*saved["grown"], *saved["gone"]} - both.keys():
+        prefix, _, own = name.rpartition(".")
+        module = modules.get(prefix)
+        tensors = () if module is None else (*registered(module)[0], *registered(module)[1])
+        if module is None or not own or (hasattr(module, own) and own not in tensors):
+            raise wrong_value(
+                "strategy.model", f"one that can have a tensor {name!r}, as in the run", "another"
+            )
 
 
 def grown_parameters(model: nn.Module, saved: Mapping[str, Any]) -> dict[str, nn.Parameter]:
@@ -224,7 +255,7 @@ def load_model(model: nn.Module, saved: Mapping[str, Any], grown: Mapping[str, n
 
 def _place(model: nn.Module, name: str) -> tuple[nn.Module, str]:
     prefix, _, own = name.rpartition(".")
-    return model.get_submodule(prefix), own
+    return dict(model.named_modules())[prefix], own
 
 
 @torch.no_grad()

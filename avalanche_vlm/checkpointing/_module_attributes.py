@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from avalanche_vlm._checks import wrong_value
 from avalanche_vlm.checkpointing._content import content_key
-from avalanche_vlm.checkpointing._graph import Path, is_state
+from avalanche_vlm.checkpointing._graph import CannotBeSaved, Path, is_fixed, is_state, shown_path
 
 if TYPE_CHECKING:
+    from avalanche_vlm.checkpointing._decode import Decoder
     from avalanche_vlm.checkpointing._encode import Encoder
 
 _OF_BACKBONES = ("torch.", "open_clip.", "timm.")
@@ -31,12 +33,17 @@ def attributes_of(model: nn.Module) -> dict[str, dict[str, Any]]:
     return {name: _keys(module) for name, module in model.named_modules()}
 
 
-def _keys(module: nn.Module) -> dict[str, Any]:
+def plain_attributes(module: nn.Module) -> dict[str, Any]:
+    """Return what a module holds beside its tensors, parts and random generators."""
     return {
-        name: content_key(value)
+        name: value
         for name, value in vars(module).items()
         if name != "training" and is_state(module, name) and not isinstance(value, torch.Generator)
     }
+
+
+def _keys(module: nn.Module) -> dict[str, Any]:
+    return {name: content_key(value) for name, value in plain_attributes(module).items()}
 
 
 def changed_attributes(
@@ -64,20 +71,50 @@ def changed_attributes(
         before = built.get(".".join(part for part in (prefix, name) if part), {})
         now, other = _keys(module), others.get(name, before)
         changed = [
-            own for own, key in now.items() if (own, key) not in before.items() or other.get(own) != key
+            own
+            for own, key in now.items()
+            if ((own, key) not in before.items() or other.get(own) != key)
+            # Of a model that had trained already it is not known what it was.
+            and (own in before or not is_fixed(module, own))
         ]
         gone = [own for own in {**before, **other} if own not in now]
         if changed or gone:
             where = (*path, *([(name,)] if name else []))
+            for own in (*changed, *gone):
+                if is_fixed(module, own):
+                    raise CannotBeSaved(
+                        f"{shown_path((*where, own))} was changed in the run, and a checkpoint does not hold "
+                        "it: it says how the model is built. Build the model with it."
+                    )
             pairs = [(own, encoder.encode(vars(module)[own], (*where, own))) for own in changed]
             found.append((name, pairs, gone))
     return found
 
 
-def set_attributes(model: nn.Module, changes: Iterable[tuple[str, Mapping[str, Any], Iterable[str]]]) -> None:
+Changes = list[tuple[nn.Module, dict[str, Any], list[str]]]
+
+
+def read_changes(decoder: Decoder, model: nn.Module, path: Path, changes: Iterable[Any]) -> Changes:
+    """Return what `changed_attributes` had found: modules of a model, new attributes, and those gone.
+
+    Raises:
+        ValueError: a module is not there, or an attribute is none that may be changed.
+    """
+    modules = dict(model.named_modules())
+    found: Changes = []
+    for name, pairs, gone in changes:
+        if name not in modules:
+            raise wrong_value("strategy.model", f"one with the part {name!r}, as in the run", "one without")
+        where = (*path, *([(name,)] if name else []))
+        decoder.check_attributes(modules[name], gone)
+        found.append((modules[name], decoder.pairs(modules[name], pairs, where), list(gone)))
+    return found
+
+
+def set_changes(changes: Changes) -> None:
     """Set what was changed, and delete what was gone."""
-    for name, values, gone in changes:
-        own = vars(model.get_submodule(name))
+    for module, values, gone in changes:
+        own = vars(module)
         own.update(values)
         for attribute in gone:
             own.pop(attribute, None)

@@ -70,7 +70,11 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 def _unpacked(packed: Tensor) -> Tensor:
-    content = zlib.decompress(packed.numpy().tobytes())
+    length = torch.get_rng_state().numel()
+    unpacker = zlib.decompressobj()
+    content = unpacker.decompress(packed.numpy().tobytes(), length + 1)  # and no more, whatever there is
+    if len(content) != length or not unpacker.eof:
+        raise ValueError(f"the state of PyTorch's generator does not have {length} bytes")
     return torch.from_numpy(np.frombuffer(content, dtype=np.uint8).copy())
 
 

@@ -14,9 +14,10 @@ from avalanche_vlm._checks import wrong_value
 from avalanche_vlm.checkpointing._bytes import from_bytes
 from avalanche_vlm.checkpointing._decode import Decoder
 from avalanche_vlm.checkpointing._file import DamagedCheckpoint
+from avalanche_vlm.checkpointing._graph import MODEL
 from avalanche_vlm.checkpointing._logs import check_log_positions, set_log_positions
 from avalanche_vlm.checkpointing._model import check_model, grown_parameters, load_model, model_parameters
-from avalanche_vlm.checkpointing._module_attributes import set_attributes
+from avalanche_vlm.checkpointing._module_attributes import read_changes, set_changes
 from avalanche_vlm.checkpointing._random import check_random_state, set_random_state
 from avalanche_vlm.checkpointing._settings import check_model_settings, warn_of_settings
 from avalanche_vlm.checkpointing._walk import Run, parts
@@ -47,7 +48,9 @@ class Restoration:
             # Where training would put it anyway: a teacher, made as a copy, is to lie there too.
             strategy.model.to(strategy.device)
             self._plan()
-        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
+        except Exception as error:
+            if isinstance(error, DamagedCheckpoint) or "; got " in str(error):
+                raise  # a sentence of ours
             reason = f"{type(error).__name__}: {error}".split("\n", 1)[0]
             raise DamagedCheckpoint(
                 f"the content of the checkpoint is not what was written: {reason}"
@@ -70,7 +73,7 @@ class Restoration:
         self._applied = True
         self._decoder.load_states()  # what may be refused comes first
         load_model(strategy.model, state["model"], self._grown)
-        set_attributes(strategy.model, self._attributes)
+        set_changes(self._changes)
         strategy.optimizer = self._optimizer
         self._decoder.apply()
         for plugin in parts(strategy):
@@ -102,18 +105,19 @@ class Restoration:
             experience=self._run.data.experience,
             device=strategy.device,
         )
-        for plugin in state["roots"]["plugins"]:
-            decoder.decode(plugin)
-        decoder.change(strategy, *state["roots"]["strategy"])
-        self._optimizer = decoder.decode(state["roots"]["optimizer"])
+        plugins = parts(strategy)
+        for index, (plugin, encoded) in enumerate(zip(plugins, state["roots"]["plugins"], strict=True)):
+            if decoder.decode(encoded, ("plugins", (index,))) is not plugin:
+                raise wrong_value("path", "a checkpoint with the plugins of the run", "one with others")
+        pairs, left = state["roots"]["strategy"]
+        decoder.change(strategy, pairs, left, ("strategy",))
+        self._optimizer = decoder.decode(state["roots"]["optimizer"], ("strategy", "optimizer"))
         if not isinstance(self._optimizer, Optimizer):
             raise wrong_value("path", "a checkpoint with the state of an optimizer", "one without")
-        self._attributes = [
-            (name, decoder.pairs(model.get_submodule(name), pairs), gone)
-            for name, pairs, gone in state["attributes"]
-        ]
-        for _, transform in state["transforms"]:
-            decoder.decode(transform)
+        self._changes = read_changes(decoder, model, MODEL, state["attributes"])
+        for name, transform in state["transforms"]:
+            decoder.decode(transform, ("transforms", (name,)))
+        decoder.check()
 
     def _find(self, name: Sequence[Any]) -> Any:
         """Return what the user has built again, by its name."""

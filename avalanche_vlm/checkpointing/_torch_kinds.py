@@ -14,7 +14,7 @@ from avalanche_vlm._checks import wrong_value
 from avalanche_vlm.checkpointing._allowed import class_name
 from avalanche_vlm.checkpointing._graph import CannotBeSaved, Path, registered, shown_path
 from avalanche_vlm.checkpointing._kinds import Kind
-from avalanche_vlm.checkpointing._module_attributes import changed_attributes, set_attributes
+from avalanche_vlm.checkpointing._module_attributes import changed_attributes, read_changes, set_changes
 
 if TYPE_CHECKING:
     from avalanche_vlm.checkpointing._decode import Decoder
@@ -44,22 +44,23 @@ def _encode_module(encoder: Encoder, value: nn.Module, path: Path) -> tuple[Any,
     return ("module", class_name(type(value)), *parts, derived, *encoder.attributes(value, path))
 
 
-def _decode_module(decoder: Decoder, live: Any, form: str, *content: Any) -> Any:
+def _decode_module(decoder: Decoder, live: Any, path: Path, form: str, *content: Any) -> Any:
     if form == "copy":
-        return _decode_copy(decoder, *content)
+        return _decode_copy(decoder, path, *content)
     name, parameters, buffers, modules, derived, pairs, left = content
     module = live
     if live is None:
         kind: Any = decoder.kind(name)
         if not issubclass(kind, nn.Module):
             raise wrong_value("path", "a checkpoint with a module there", f"one with a {name}")
-        module = kind.__new__(kind)
+        module = decoder.empty(kind)
         nn.Module.__init__(module)
     elif class_name(type(live)) != name:
         raise wrong_value("strategy", f"one with a {name}, as in the run", f"a {class_name(type(live))}")
     decoder.put(module)
     found = [
-        {str(key): decoder.decode(part) for key, part in pairs} for pairs in (parameters, buffers, modules)
+        {str(key): decoder.decode(part, (*path, str(key))) for key, part in pairs}
+        for pairs in (parameters, buffers, modules)
     ]
     kinds = (nn.Parameter, Tensor, nn.Module)
     for own, expected in zip(found, kinds, strict=True):
@@ -76,7 +77,7 @@ def _decode_module(decoder: Decoder, live: Any, form: str, *content: Any) -> Any
         vars(module)["_non_persistent_buffers_set"] = set(derived)
 
     decoder.later(put_parts)
-    decoder.change(module, pairs, left)
+    decoder.change(module, pairs, left, path)
     return module
 
 
@@ -94,12 +95,23 @@ def _template(model: nn.Module, value: nn.Module) -> str | None:
     return None
 
 
+def _most_copied(model: nn.Module) -> int:
+    """Return how many bytes of copies of a model a file may ask for: it has what differs in them alone."""
+    return 64 * sum(tensor.nbytes for tensor in tensors_of(model).values()) + (64 << 20)
+
+
 def _encode_copy(encoder: Encoder, value: nn.Module, path: Path, template: str) -> tuple[Any, ...]:
     if encoder.built is None:
         return ("copy", template)
     original = encoder.model.get_submodule(template)
     live, own = tensors_of(original), tensors_of(value)
     shared = [name for name, tensor in own.items() if tensor is live[name]]
+    encoder.copied += sum(tensor.nbytes for name, tensor in own.items() if name not in shared)
+    if encoder.copied > _most_copied(encoder.model):
+        raise CannotBeSaved(
+            f"{shown_path(path)} is one of so many copies of the model that a checkpoint does not hold them "
+            "all. Keep the tensors that you need, or fewer copies."
+        )
     differing = {
         name: tensor.detach()
         for name, tensor in own.items()
@@ -113,15 +125,25 @@ def _encode_copy(encoder: Encoder, value: nn.Module, path: Path, template: str) 
     return ("copy", template, shared, differing, trains, modes_of(value), attributes)
 
 
-def _decode_copy(decoder: Decoder, *content: Any) -> Any:
+def _decode_copy(decoder: Decoder, path: Path, *content: Any) -> Any:
     template, shared, differing, trains, modes, attributes = content
-    live = decoder.model.get_submodule(template)
+    modules = dict(decoder.model.named_modules())
+    if template not in modules:
+        raise wrong_value("strategy.model", f"one with the part {template!r}, as in the run", "one without")
+    live = modules[template]
     own = tensors_of(live)
+    decoder.copied += sum(tensor.nbytes for name, tensor in own.items() if name not in shared)
+    if decoder.copied > _most_copied(decoder.model):
+        raise wrong_value("path", "a checkpoint that takes memory like its run", "one with too many copies")
     made: Any = copy.deepcopy(live, {id(own[name]): own[name] for name in shared})
     decoder.put(made)
     # Its tensors are those of the saved model, unless they differ from these, or are frozen.
     saved = {name: decoder.tensors.get(f"{template}.{name}" if template else name) for name in own}
     values = {name: t for name, t in saved.items() if t is not None and name not in shared}
+    check_modes(modes)
+    for name in (*shared, *differing, *trains):
+        if name not in own:
+            raise wrong_value("strategy.model", f"one with {template}.{name}, as in the run", "one without")
     for name, tensor in {**values, **differing}.items():
         prefix, _, attribute = name.rpartition(".")
         module = made.get_submodule(prefix)
@@ -132,10 +154,8 @@ def _decode_copy(decoder: Decoder, *content: Any) -> Any:
         if name not in shared and tensor.is_floating_point():
             tensor.requires_grad_(name in trains)
     set_modes(made, modes)
-    decoder.later(lambda: set_attributes(made, decoded))
-    decoded = [
-        (name, decoder.pairs(made.get_submodule(name), pairs), gone) for name, pairs, gone in attributes
-    ]
+    changes = read_changes(decoder, made, path, attributes)
+    decoder.later(lambda: set_changes(changes))
     return made
 
 
@@ -150,6 +170,13 @@ def modes_of(model: nn.Module) -> bool | list[str]:
     if len(set(modes.values())) == 1:
         return modes[""]
     return [name for name, training in modes.items() if training]
+
+
+def check_modes(modes: Any) -> None:
+    """Raise `ValueError` unless `modes_of` returns such a value."""
+    names: list[Any] = modes if isinstance(modes, list) else []
+    if not isinstance(modes, (bool, list)) or not all(isinstance(name, str) for name in names):
+        raise wrong_value("path", "a checkpoint with the modes of modules", f"one with {modes!r:.60}")
 
 
 def set_modes(model: nn.Module, modes: bool | Iterable[str]) -> None:
@@ -181,15 +208,20 @@ def _encode_optimizer(encoder: Encoder, value: Optimizer, path: Path) -> tuple[A
     return (name, *(encoder.encode(part, (*path, key)) for key, part in parts.items()))
 
 
-def _decode_optimizer(decoder: Decoder, live: Any, name: str, *parts: Any) -> Any:
+def _decode_optimizer(decoder: Decoder, live: Any, path: Path, name: str, *parts: Any) -> Any:
     made = live
     if live is None:
         kind: Any = decoder.kind(name)
         if not issubclass(kind, Optimizer):
             raise wrong_value("path", "a checkpoint with an optimizer there", f"one with a {name}")
-        made = kind.__new__(kind)
+        made = decoder.empty(kind)
+    elif class_name(type(live)) != name:
+        raise wrong_value("strategy", f"one with a {name}, as in the run", f"a {class_name(type(live))}")
     decoder.put(made)
-    groups, state, defaults = map(decoder.decode, parts)
+    names = ("param_groups", "state", "defaults")
+    groups, state, defaults = (
+        decoder.decode(part, (*path, key)) for key, part in zip(names, parts, strict=True)
+    )
     if not isinstance(groups, list) or not isinstance(state, dict) or not isinstance(defaults, dict):
         raise wrong_value("path", "a checkpoint as CheckpointPlugin writes it", f"another {name}")
     by_parameter: defaultdict[Any, Any] = defaultdict(dict, state)

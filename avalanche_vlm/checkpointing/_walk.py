@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,13 +18,14 @@ from avalanche_vlm.checkpointing._content import state_key
 from avalanche_vlm.checkpointing._data import BenchmarkData
 from avalanche_vlm.checkpointing._encode import Encoder
 from avalanche_vlm.checkpointing._fingerprints import Fingerprints
-from avalanche_vlm.checkpointing._graph import CannotBeSaved
+from avalanche_vlm.checkpointing._graph import ATOMS, MODEL, is_fixed
 from avalanche_vlm.checkpointing._model import (
     BuiltModel,
     built_model,
     model_parameters,
     trained_model,
 )
+from avalanche_vlm.checkpointing._module_attributes import plain_attributes
 from avalanche_vlm.checkpointing._settings import settings_of
 
 
@@ -104,12 +104,22 @@ def note_data(strategy: Any, run: Run) -> None:
     if run.built is not None and len(run.data.transforms) > before:
         encoder = encoder_of(strategy, run.data, None)
         _walk_transforms(encoder, run.data)
-        run.built.objects.add(encoder.objects)
+        run.built.objects.add(encoder.objects, encoder.placed)
+
+
+def _walk_attributes(encoder: Encoder, model: nn.Module) -> None:
+    """Walk over what the parts of a model hold beside tensors and parts, which the run may change."""
+    for name, module in model.named_modules():
+        for own, value in plain_attributes(module).items():
+            if type(value) in ATOMS or is_fixed(module, own):
+                continue
+            with encoder.attempt():  # refused if it changes
+                encoder.encode(value, (*MODEL, *([(name,)] if name else []), own))
 
 
 def _walk_transforms(encoder: Encoder, data: BenchmarkData) -> None:
     for name, transform in data.transforms.items():
-        with contextlib.suppress(CannotBeSaved):  # refused if its state changes
+        with encoder.attempt():  # refused if its state changes
             encoder.encode_data(transform, ("transforms", (name,)))
 
 
@@ -123,10 +133,9 @@ def _strategy(strategy: Any, data: BenchmarkData, model: BuiltModel) -> BuiltStr
     encoder = encoder_of(strategy, data, None)
     encode_roots(strategy, encoder)
     settings = settings_of(strategy, {p: v for p, v in encoder.objects.items() if p not in encoder.stateful})
+    _walk_attributes(encoder, strategy.model)
     _walk_transforms(encoder, data)
-    held = [value for module in strategy.model.modules() for value in vars(module).values()]
-    held += [part for value in held if isinstance(value, (tuple, list)) for part in value]
-    objects = Built(encoder.objects, attributes=held)
+    objects = Built(encoder.objects, encoder.placed, encoder.stateful)
     return BuiltStrategy(objects, model, settings, kinds_of(strategy), group_names(strategy))
 
 

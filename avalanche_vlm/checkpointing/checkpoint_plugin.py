@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
@@ -13,6 +14,7 @@ from avalanche_vlm.checkpointing._data import BenchmarkData
 from avalanche_vlm.checkpointing._file import (
     checkpoint_name,
     checkpoints_in,
+    checksums_in,
     remove_old,
     run_of,
     set_aside_newer,
@@ -84,7 +86,8 @@ class CheckpointPlugin(CheckpointingPlugin):
         self._pending = False
         self._start = b""
         self._resumed_at: tuple[int, int] | None = None
-        self._files: dict[str, int] | None = None
+        self._files: dict[str, bytes] | None = None
+        self._strategy: weakref.ref[Any] | None = None
 
     def writes_to(self, folder: Path) -> bool:
         """Return whether this is the folder of the checkpoints."""
@@ -112,14 +115,20 @@ class CheckpointPlugin(CheckpointingPlugin):
             strategy: the strategy.
             run: what it was built of, and the data of its benchmark.
             resumed: the header of the checkpoint that is resumed; None for a run that begins.
+
+        Raises:
+            ValueError: the strategy has another `CheckpointPlugin`, or this one belongs to another strategy.
         """
+        check_only_one(strategy)
+        self._check_owner(strategy)
+        self._strategy = weakref.ref(strategy)
         if self._run is None or not self._begun:
             self._run = run
         if resumed is not None:
             self._run.id = str(resumed["run"])
             self._run.evaluations = [int(count) for count in resumed["evaluations"]]
             self._resumed_at = int(resumed["experiences"]), int(resumed["epochs"])
-            self._files = self._present()
+            self._files = checksums_in(self._folder)
         # A new list: the host may be going through the old one.
         others = [plugin for plugin in strategy.plugins if not isinstance(plugin, CheckpointingPlugin)]
         strategy.plugins = [_BeforeOthers(self), *others, self]
@@ -159,12 +168,14 @@ class CheckpointPlugin(CheckpointingPlugin):
 
     def before_training(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Begin the run, if `resume` has not been called and this is the first callback."""
+        self._check_owner(strategy)
         if self._run is None:
             self._attach_late(strategy)
             self.begin_training(strategy)
 
     def before_eval(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Begin the run, if `resume` has not been called and this is the first callback."""
+        self._check_owner(strategy)
         if self._run is None:
             self._attach_late(strategy)
             self.begin_evaluation(strategy)
@@ -206,6 +217,16 @@ class CheckpointPlugin(CheckpointingPlugin):
                 self._interrupt.stop_listening()
             self._interrupt.raise_if_asked(self._message())
 
+    def _check_owner(self, strategy: Any) -> None:
+        """Raise if the checkpoints are those of another strategy."""
+        if self._strategy is not None and self._strategy() is not strategy:
+            raise wrong_value(
+                "strategy.plugins",
+                "plugins of its own",
+                "the CheckpointPlugin of another strategy",
+                "Make a CheckpointPlugin, with a folder, for each run.",
+            )
+
     def _attach_late(self, strategy: Any) -> None:
         # Not the benchmark that an experience comes from, which a split may have left behind.
         self.attach(strategy, new_run(strategy, BenchmarkData()))
@@ -239,14 +260,11 @@ class CheckpointPlugin(CheckpointingPlugin):
         path = self._folder / checkpoint_name(strategy.clock.train_exp_counter, epochs)
         write_state(strategy, path, sections, run=self._started(), epochs=epochs)
         remove_old(self._folder, self._keep)
-        self._files = self._present()
-
-    def _present(self) -> dict[str, int]:
-        return {path.name: path.stat().st_mtime_ns for path in checkpoints_in(self._folder)}
+        self._files = checksums_in(self._folder)
 
     def _check_alone(self) -> None:
         """Raise if another process has written into the folder: it goes on with the same run."""
-        if self._files is not None and not self._present().items() <= self._files.items():
+        if self._files is not None and not checksums_in(self._folder).items() <= self._files.items():
             raise RuntimeError(
                 f"Another process has written a checkpoint into {str(self._folder)!r} meanwhile. Let only "
                 "one go on with a run; to try something else from the same checkpoint, copy it elsewhere."
@@ -261,6 +279,18 @@ class CheckpointPlugin(CheckpointingPlugin):
         return (
             f"Interrupted. The checkpoint is in {str(self._folder)!r}: run the same script again, with "
             "resume(strategy, folder, benchmark) before the loop, to go on from there."
+        )
+
+
+def check_only_one(strategy: Any) -> None:
+    """Raise `ValueError` if a strategy has several `CheckpointPlugin`s, of which one would write alone."""
+    found = [plugin for plugin in getattr(strategy, "plugins", ()) if isinstance(plugin, CheckpointPlugin)]
+    if len(found) > 1:
+        raise wrong_value(
+            "strategy.plugins",
+            "plugins with one CheckpointPlugin",
+            f"{len(found)}",
+            "Take one; copy its folder if you want the checkpoints twice.",
         )
 
 

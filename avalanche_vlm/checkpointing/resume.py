@@ -14,11 +14,13 @@ from avalanche_vlm.checkpointing._file import (
     CheckpointFile,
     DamagedCheckpoint,
     checkpoints_in,
+    in_place_of_checkpoint,
     read_checkpoint,
 )
+from avalanche_vlm.checkpointing._lazy_streams import settle_after_skipping
 from avalanche_vlm.checkpointing._restoration import Restoration
 from avalanche_vlm.checkpointing._walk import new_run
-from avalanche_vlm.checkpointing.checkpoint_plugin import CheckpointPlugin
+from avalanche_vlm.checkpointing.checkpoint_plugin import CheckpointPlugin, check_only_one
 from avalanche_vlm.checkpointing.save import versions
 from avalanche_vlm.strategies import VLMTemplate
 
@@ -58,9 +60,10 @@ def resume(strategy: Any, path: str | os.PathLike[str], benchmark: Any) -> int:
     """
     check_type("path", path, (str, os.PathLike))
     place = Path(path)
+    check_only_one(strategy)
     plugin = next((p for p in getattr(strategy, "plugins", ()) if isinstance(p, CheckpointPlugin)), None)
     is_folder = place.is_dir() or (plugin is not None and plugin.writes_to(place))
-    if place.is_file() or (place.suffix == ".ckpt" and not is_folder):
+    if place.is_file() or (place.suffix == ".ckpt" and not is_folder) or in_place_of_checkpoint(place):
         found, file = place, read_checkpoint(place)
     else:
         newest = _newest(place)
@@ -84,6 +87,7 @@ def resume(strategy: Any, path: str | os.PathLike[str], benchmark: Any) -> int:
         plugin.attach(strategy, run, resumed=file.header)
         run.built = replace(start.built, settings=start.settings)  # also for whoever resumes what follows
     start.apply()
+    settle_after_skipping(strategy, benchmark)
     # What was logged up to the middle stays; going back there a second time takes out what the
     # beginning of the experience writes again.
     (start if middle is None else middle).set_logs(benchmark)

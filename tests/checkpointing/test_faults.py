@@ -1,7 +1,9 @@
 """What goes wrong with files, machines and scripts ends in a sentence, and never in a changed strategy."""
 
 import errno
+import hashlib
 import io
+import json
 import os
 import pickle
 import signal
@@ -15,6 +17,7 @@ from avalanche.core import SupervisedPlugin
 from avalanche.training import Naive
 from avalanche.training.plugins import LwFPlugin, ReplayPlugin
 from avalanche.training.storage_policy import ClassBalancedBuffer
+from safetensors.torch import save as save_tensors
 from torch.optim import SGD, Adam
 
 from avalanche_vlm.checkpointing import CheckpointPlugin, _file, allow_in_checkpoints, resume, save
@@ -120,7 +123,7 @@ def test_another_format(folder, monkeypatch):
     monkeypatch.setattr(_file, "FORMAT", 99)
     _file.write_checkpoint(folder / "experience-0002.ckpt", file.header, file.sections)
     monkeypatch.undo()
-    refused(folder, "format 2; got .* of format 99")
+    refused(folder, "format 3; got .* of format 99")
 
 
 def test_other_versions_are_told(folder):
@@ -140,7 +143,8 @@ class Attack:
 
 def hostile(content):
     structure = packed(content)
-    return len(structure).to_bytes(8, "big") + structure + to_bytes([])
+    lengths = len(structure).to_bytes(8, "big") + len(content).to_bytes(8, "big")
+    return lengths + structure + save_tensors({})
 
 
 def payloads():
@@ -563,3 +567,72 @@ def test_sets_keep_their_order():
     for values in ([7, 15], [15, 7], [3, 11, 19, 27], [40, 8, 0, 16], list(range(50))):
         original = set(values)
         assert list(set(in_order_of_insertion(original))) == list(original)
+
+
+# What stands in the place of a checkpoint, or beside the plugin.
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "loop"])
+def test_what_is_not_a_file_is_told_and_the_one_before_taken(folder, kind):
+    newest = folder / "experience-0002.ckpt"
+    newest.unlink()
+    if kind == "folder":
+        newest.mkdir()
+    else:
+        newest.symlink_to(newest.name if kind == "loop" else "nothing")
+    with pytest.warns(UserWarning, match="experience-0002.ckpt is not a checkpoint: it is a "):
+        assert resume(build(), folder, tiny_benchmark()) == 1
+    with pytest.raises(ValueError, match="is not a checkpoint: it is a "):
+        resume(build(), newest, tiny_benchmark())
+    strategy = build([CheckpointPlugin(folder, keep=1)])
+    with pytest.warns(UserWarning, match="is not a checkpoint"):
+        resume(strategy, folder, tiny_benchmark())
+    go_on(strategy, tiny_benchmark(), 1)
+    assert (folder / "experience-0003.ckpt").is_file()
+
+
+def test_time_stamps_stop_nobody(tmp_path):
+    strategy, benchmark = build([CheckpointPlugin(tmp_path)]), tiny_benchmark()
+    for experience in benchmark.train_stream[:2]:
+        strategy.train(experience)
+        strategy.eval(benchmark.test_stream)
+        for path in tmp_path.iterdir():
+            os.utime(path, (1, 1))
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("by_resume", [True, False])
+def test_two_plugins_are_refused_before_anything_is_written(tmp_path, by_resume):
+    strategy, benchmark = (
+        build([CheckpointPlugin(tmp_path / "a"), CheckpointPlugin(tmp_path / "b")]),
+        tiny_benchmark(),
+    )
+    with pytest.raises(ValueError, match="one CheckpointPlugin"):
+        resume(strategy, tmp_path / "a", benchmark) if by_resume else strategy.train(
+            benchmark.train_stream[0]
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_plugin_belongs_to_one_strategy(tmp_path):
+    plugin, benchmark = CheckpointPlugin(tmp_path), tiny_benchmark()
+    first = build([plugin])
+    first.train(benchmark.train_stream[0])
+    first.eval(benchmark.test_stream)
+    second = build([plugin])
+    with pytest.raises(ValueError, match="another strategy"):
+        second.train(benchmark.train_stream[0])
+    with pytest.raises(ValueError, match="another strategy"):
+        resume(build([plugin]), tmp_path, benchmark)
+
+
+@pytest.mark.parametrize("sizes", [[["state", -1]], [["state", 10**12]], [["state", 0], ["middle", 1]], []])
+def test_sections_are_as_long_as_the_header_says(folder, sizes):
+    path = folder / "experience-0002.ckpt"
+    file = _file.read_checkpoint(path)
+    content = b"".join(file.sections.values())
+    head = json.dumps({**file.header, "sections": sizes}).encode()
+    body = len(head).to_bytes(8, "big") + head + content
+    path.write_bytes(b"avlmckpt" + hashlib.sha256(body).digest() + body)
+    with pytest.raises(ValueError, match="is damaged"):
+        resume(build(), path, tiny_benchmark())

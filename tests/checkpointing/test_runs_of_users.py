@@ -2,11 +2,13 @@
 
 import enum
 import logging
+import random
 import sys
 import threading
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from avalanche.benchmarks import CLScenario, EagerCLStream
@@ -17,7 +19,7 @@ from avalanche.training import Naive
 from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin
 from torch import nn
 from torch.optim import SGD, Adam
-from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
 
 from avalanche_vlm.benchmarks import tensor_benchmark, with_validation_stream
 from avalanche_vlm.checkpointing import CheckpointPlugin, _file, resume, save
@@ -406,6 +408,37 @@ def go_online(strategy, benchmark, start, stop=None):
     go(strategy, benchmark, start, 6 if stop is None else stop, "train_online")
 
 
+def go_lazily(strategy, benchmark, start, stop=None):
+    """Train as one goes through the stream, skipping what was trained."""
+    for position, piece in enumerate(benchmark.streams["train_online"]):
+        if start <= position < (6 if stop is None else stop):
+            strategy.train(piece)
+            strategy.eval(benchmark.test_stream)
+        if position + 1 == stop:
+            break
+
+
+class GlobalDraws(Rate):
+    """Draws from the three global generators."""
+
+    def rate(self):
+        return (random.random() + np.random.rand() + float(torch.rand(()))) / 3
+
+
+@pytest.mark.parametrize("cut_with_a_seed", [True, False])
+def test_skipping_what_was_trained_draws_nothing(tmp_path, cut_with_a_seed):
+    def build():
+        benchmark = tiny_benchmark()
+        own = {"seed": 3} if cut_with_a_seed else {}
+        pieces = split_online_stream(benchmark.train_stream, experience_size=3, shuffle=False, **own)
+        return CLScenario([*benchmark.streams.values(), pieces])
+
+    def generators(strategy):
+        return random.getstate(), np.random.get_state()[1].tolist(), np.random.get_state()[2]
+
+    check(tmp_path, [GlobalDraws], benchmark=seeded(build), go=go_lazily, kind=Naive, facts=generators)
+
+
 @pytest.mark.parametrize(("lazy", "shuffle"), [(True, False), (False, True)])
 def test_online_streams(tmp_path, lazy, shuffle):
     seed()
@@ -541,7 +574,9 @@ def test_folders_with_odd_names(tmp_path, monkeypatch):
     strategy.eval(benchmark.test_stream)
     (tmp_path / "run.ckpt" / "experience-0009.ckpt").mkdir()
     (tmp_path / "run.ckpt" / "experience-0008.ckpt").symlink_to("nowhere")
-    assert resume(make(), tmp_path / "run.ckpt", tiny_benchmark()) == 1
+    with pytest.warns(UserWarning, match=r"experience-000[89]\.ckpt is not a checkpoint") as told:
+        assert resume(make(), tmp_path / "run.ckpt", tiny_benchmark()) == 1
+    assert len(told) == 2
     with pytest.raises(FileNotFoundError):
         resume(with_checkpoints(make(), tmp_path / "c"), tmp_path / "none.ckpt", tiny_benchmark())
 
@@ -685,3 +720,118 @@ def test_a_right_checksum_over_an_odd_header(tmp_path, header):
     path.write_bytes(b"avlmckpt" + hashlib.sha256(body).digest() + body)
     with pytest.raises(ValueError, match="is damaged"):
         resume(make(), path, tiny_benchmark())
+
+
+# What acts stays where constructors put it; the rest of memory is bounded.
+
+
+class Functions(Rate):
+    """Makes a schedule of a constructor's function at each experience."""
+
+    def __init__(self):
+        super().__init__()
+        self.decay, self.schedule = decay, None
+
+    def before_training_exp(self, strategy, *args, **kwargs):
+        self.other = SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+        self.schedule = LambdaLR(self.other, self.decay)
+
+    def rate(self):
+        self.other.step()
+        self.schedule.step()
+        return self.schedule.get_last_lr()[0]
+
+
+def decay(epoch):
+    return 0.9**epoch
+
+
+def test_a_schedule_of_a_function_that_is_made_late(tmp_path):
+    check(tmp_path, [Functions])
+
+
+class Moving(Rate):
+    def __init__(self):
+        super().__init__()
+        self.functions, self.current = [decay, float], None
+
+    def rate(self):
+        return 0
+
+    def after_training_exp(self, strategy, *args, **kwargs):
+        self.current = self.functions[0]
+
+
+def test_a_function_that_is_moved_is_refused_when_it_is_saved(tmp_path):
+    strategy, benchmark = with_checkpoints(make([Moving]), tmp_path), tiny_benchmark()
+    strategy.train(benchmark.train_stream[0])
+    with pytest.raises(
+        TypeError, match=r"plugins\[\d\]\.current holds a decay.*where constructors had put them"
+    ):
+        strategy.eval(benchmark.test_stream)
+
+
+class Strided(Rate):
+    """Keeps columns of a table, one alone and two that overlap, and a few rows of a large one."""
+
+    def __init__(self):
+        super().__init__()
+        self.columns, self.rows = None, None
+
+    def rate(self):
+        return 0 if self.columns is None else self.columns[0].sum() / 100 + self.rows[0]
+
+    def after_training_exp(self, strategy, *args, **kwargs):
+        table = torch.arange(40.0).reshape(10, 4)
+        self.columns = [table[:, 0], table[:, 1:3], table[:, 2:]]
+        self.columns[1][0, 1] = 7.0
+        self.rows = torch.ones(1 << 20)[5:8]
+
+
+def test_views_with_gaps(tmp_path):
+    def facts(strategy):
+        columns = mine(strategy).columns
+        storages = {column.untyped_storage().data_ptr() for column in columns}
+        return [column.tolist() for column in columns], [c.stride() for c in columns], len(storages)
+
+    check(tmp_path, [Strided], facts=facts)
+
+
+class Sparse(Rate):
+    def __init__(self):
+        super().__init__()
+        self.views = []
+
+    def rate(self):
+        return 0
+
+    def after_training_exp(self, strategy, *args, **kwargs):
+        table = torch.empty(1 << 13, 1 << 13)
+        self.views = [table[:, 0], table[:, 1]]
+
+
+def test_views_that_would_take_far_more_memory_than_their_file_are_refused_when_saved(tmp_path):
+    strategy, benchmark = with_checkpoints(make([Sparse]), tmp_path), tiny_benchmark()
+    strategy.train(benchmark.train_stream[0])
+    with pytest.raises(TypeError, match=r"views\[0\] is a view of memory with large gaps.*clone"):
+        strategy.eval(benchmark.test_stream)
+
+
+class Chain(Rate):
+    def __init__(self):
+        super().__init__()
+        self.chain = ()
+
+    def rate(self):
+        return 0
+
+    def after_training_exp(self, strategy, *args, **kwargs):
+        for _ in range(5000):
+            self.chain = (self.chain,)
+
+
+def test_a_chain_of_thousands_is_refused_in_a_sentence(tmp_path):
+    strategy, benchmark = with_checkpoints(make([Chain]), tmp_path), tiny_benchmark()
+    strategy.train(benchmark.train_stream[0])
+    with pytest.raises(TypeError, match="a thousand deep"):
+        strategy.eval(benchmark.test_stream)
