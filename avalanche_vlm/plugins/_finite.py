@@ -32,14 +32,14 @@ def check_settings(optimizer: Any) -> None:
 def check_loss(strategy: Any) -> None:
     """Raise `ValueError` unless the loss of the iteration at hand is finite; to be called before the step.
 
-    Under fp16 an infinite one may be an overflow, whose step the gradient scaler leaves out; NaN is refused.
+    Under fp16 one may overflow: the gradient scaler leaves its step out, and `GradientStep` refuses to go on
+    where all are left out.
 
     This waits for the device, once a step. Our criterion waits for it anyway, when it looks at the labels,
     and what is still to be done then is little beside the forward pass: the steps of a tower take as long.
     """
     loss: Tensor = strategy.loss.detach()
-    scaled = getattr(strategy, "gradient_scaler", None) is not None
-    if bool((~loss.isnan() if scaled else loss.isfinite()).all()):
+    if getattr(strategy, "gradient_scaler", None) is not None or bool(loss.isfinite().all()):
         return
     rates = sorted({float(group["lr"]) for group in _groups(strategy.optimizer) if "lr" in group})
     raise wrong_value(
