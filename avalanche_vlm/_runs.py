@@ -26,7 +26,7 @@ Streams = dict[str, dict[int, bytes]]
 Reference = Callable[[], Any]
 
 
-def claim(part: Any, strategy: Any, *, argument: str, advice: str) -> None:
+def claim(part: Any, strategy: Any, *, argument: str, advice: str, for_good: bool = True) -> None:
     """Let a part belong to the run of a strategy.
 
     Args:
@@ -34,13 +34,16 @@ def claim(part: Any, strategy: Any, *, argument: str, advice: str) -> None:
         strategy: whose callbacks it is given.
         argument: the argument of the strategy that the part came in.
         advice: what to do about a part of another run.
+        for_good: False only looks whether it may, while the strategy may still be refused.
 
     Raises:
         ValueError: it belongs to another run.
     """
     # From the system, so that no generator of the run is touched.
     mark = vars(strategy).setdefault(_MARK, os.urandom(8))
-    if vars(part).setdefault(_MARK, mark) != mark:
+    if for_good:
+        vars(part).setdefault(_MARK, mark)
+    if vars(part).get(_MARK, mark) != mark:
         raise wrong_value(
             argument,
             "made of parts that no other run has used",

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from avalanche.logging import CSVLogger
 
 from avalanche_vlm._checks import wrong_value
+from avalanche_vlm._host import generated_on_demand
 from avalanche_vlm.logging._benchmark_facts import benchmark_facts
 from avalanche_vlm.logging._own_rows import count_rows, cut_rows
 from avalanche_vlm.logging.provenance import read_runs, run_id, runs_path
@@ -149,11 +150,11 @@ def _checked_rows(logger: ResultsLogger, strategy: Any, position: Any, benchmark
 def _data_of(benchmark: Any) -> list[dict[str, Any]]:
     """Return the data that a logger may note of a run on a benchmark, by the stream that it begins with."""
     found: list[dict[str, Any]] = []
-    for stream in getattr(benchmark, "streams", {}).values():
+    for name, stream in getattr(benchmark, "streams", {}).items():
         known = [benchmark_facts(stream)]
-        if hasattr(stream, "__len__") and hasattr(stream, "__getitem__") and known[0]["train"] is not None:
-            first = stream[0] if len(stream) else None
-            known.append(benchmark_facts(first))  # a piece of an online stream leads to what it was cut from
+        is_made = hasattr(stream, "__len__") and not generated_on_demand(benchmark, name)
+        if is_made and hasattr(stream, "__getitem__") and len(stream) > 0:
+            known.append(benchmark_facts(stream[0]))  # a piece of an online stream: what it was cut from
         found += [facts for facts in known if facts not in found]
     return found or [{}]
 

@@ -88,7 +88,8 @@ def write_comparison(
     outcomes = [_outcome(run, folder) for run in runs]
     folder.mkdir(parents=True, exist_ok=True)
     _write_outcomes(folder / "runs.csv", outcomes)
-    rows = _finished_rows(_rows(runs, folder), outcomes)
+    finished = [run for run, outcome in zip(runs, outcomes, strict=True) if outcome.state == "finished"]
+    rows = _finished_rows(_rows(finished, folder), outcomes)
     pages = [f"# {title}\n"]
     streams = list(dict.fromkeys(run.stream for run in runs))
     names = _file_names(streams)

@@ -116,6 +116,7 @@ class LatentReplay(OfOneStrategy):
 
     def before_training_epoch(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Draw anew, into the same data set, for each epoch but the first."""
+        super().before_training_epoch(strategy, *args, **kwargs)
         self._restore_batch_size(strategy)  # every loader has been made by now
         if self._drawn is not None and self._drawn[1] and strategy.clock.train_exp_epochs > 0:
             rows, classes = self._drawn

@@ -24,8 +24,17 @@ class OfOneStrategy(SupervisedPlugin[Any]):
         Raises:
             ValueError: the plugin, or a part of it, has served another strategy.
         """
+        self._claim(strategy, for_good=False)
+        super().before_training(strategy, *args, **kwargs)
+
+    def before_training_epoch(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        """Belong to the strategy, now that nothing has refused to train."""
+        self._claim(strategy, for_good=True)
+        super().before_training_epoch(strategy, *args, **kwargs)
+
+    def _claim(self, strategy: Any, *, for_good: bool) -> None:
         for part in (self, *_parts(self, {id(self)})):
-            claim(part, strategy, argument="plugins", advice=_ADVICE)
+            claim(part, strategy, argument="plugins", advice=_ADVICE, for_good=for_good)
 
 
 def _parts(owner: Any, visited: set[int]) -> Iterator[Any]:

@@ -102,6 +102,14 @@ def test_parts_that_two_plugins_of_one_strategy_share_are_theirs():
     make(plugin_of_teacher(teacher), plugin_of_teacher(teacher)).train(IMAGES.train_stream[:2])
 
 
+def test_a_training_that_was_refused_leaves_plugins_free():
+    plugin = RegularizerPlugin(PreviousWeightsPenalty())
+    refused = make(plugin, plugin)
+    with pytest.raises(ValueError, match="Each adds its regularizer"):
+        refused.train(IMAGES.train_stream[0])
+    make(plugin).train(IMAGES.train_stream[0])
+
+
 def test_what_keeps_nothing_may_serve_several():
     schedule = LearningRatesPlugin([0.1, 0.1, 0.1], lambda iteration: 1.0)
     images = TinyImageSource()
