@@ -1,7 +1,8 @@
 """What a checkpoint may make anew: an explicit list of classes and functions, looked up by name.
 
 Nothing is imported by a name that stands in a file, and no constructor is called: a class only
-gets an empty instance, whose attributes are then set.
+gets an empty instance, whose attributes are then set. That a run holds objects of a class is no reason
+to make more of them.
 """
 
 from __future__ import annotations
@@ -25,10 +26,13 @@ def allow_in_checkpoints(*classes: type) -> None:
     """Let checkpoints hold objects of these classes that a run makes while it trains.
 
     What the constructors of plugins, metrics and strategies build is filled in place and needs no
-    permission, nor do further objects of the same classes. Containers, buffers and data sets of the
-    host, and optimizers, schedules and layers of torch, are known. Everything else that a plugin of
-    yours makes later (an object of a class of your own, say) is refused, when saving as when
-    resuming, until its class is allowed here. To be called in every process, before `resume`.
+    permission. Containers, buffers and data sets of the host, and optimizers, schedules and layers of
+    torch, are known. Everything else that a plugin of yours makes later is refused, when saving as when
+    resuming, until its class is allowed here: also of a class of which constructors have made others,
+    or a file could make a writer of files of it. To be called in every process, before `resume`.
+
+    No instance that is read has its class called: neither ``__new__`` nor ``__init__``. But its methods
+    will be, with the attributes that the file gives. So allow what keeps data, and nothing that acts.
 
     Args:
         *classes: plain Python classes, whose instances keep their state in attributes.

@@ -22,7 +22,7 @@ from avalanche_vlm.checkpointing._file import DamagedCheckpoint
 _FEW = 1 << 20
 _LENGTHS = 16
 # What a structure may grow to when it is unpacked. One that would grow more is written as it is.
-_MOST_GROWTH, _ALLOWANCE = 32, 1 << 20
+_MOST_GROWTH, _ALLOWANCE = 16, 1 << 18
 # Larger whole numbers are written with the base 16, which Python reads at any length.
 _PLAIN_BITS = 128
 

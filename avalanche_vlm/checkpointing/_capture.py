@@ -17,6 +17,7 @@ from avalanche_vlm.checkpointing._walk import (
     encode_roots,
     encode_transforms,
     encoder_of,
+    group_names,
     parts,
     trained_strategy,
 )
@@ -48,12 +49,15 @@ def _capture(strategy: Any, run: Run) -> bytes:
     transforms = encode_transforms(run.data, encoder)
     encoder.views.put_places(encoder.nodes)
     state = {
+        "experiences": int(strategy.clock.train_exp_counter),
+        "epochs": int(strategy.clock.train_exp_epochs),
         "kinds": built.kinds,
         "settings": built.settings,
         "model settings": built.model.settings,
         "model": model,
         "groups": built.groups,
         "roots": roots,
+        "optimized": group_names(strategy),
         "attributes": attributes,
         "transforms": transforms,
         "nodes": encoder.nodes,

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from avalanche_vlm._checks import wrong_value
 from avalanche_vlm.checkpointing._allowed import class_name, factories, known_functions
@@ -68,6 +69,7 @@ class Decoder:
         self.experience = experience
         self.memories = Memories(nodes)
         self.copied = 0  # bytes of copies of the model
+        self.groups: dict[int, list[Any]] = {}  # of optimizers, by their id
         self._nodes = nodes
         self._built = built
         self._bounds = Bounds(built)
@@ -372,7 +374,8 @@ class Decoder:
     def _make_stateful(self, live: Any, home: Any, path: Path, name: str, state: Any) -> Any:
         if live is None or class_name(type(live)) != name:
             raise self._other(home, f"a {name}", live)
-        if not type(live).__module__.startswith("torch.") and home not in self._built.stateful:
+        of_torch = type(live).__module__.startswith("torch.") and not isinstance(live, (nn.Module, Optimizer))
+        if not of_torch and home not in self._built.stateful:
             raise wrong_value(
                 "path", "a checkpoint as CheckpointPlugin writes it", f"one that loads a {name}"
             )

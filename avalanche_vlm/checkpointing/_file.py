@@ -141,13 +141,8 @@ def read_checkpoint(path: Path) -> CheckpointFile:
         header: dict[str, Any] = dict(json.loads(bytes(body[8 : 8 + length])))
         written, listed = int(header["format"]), [(str(name), int(size)) for name, size in header["sections"]]
         if written == FORMAT:
-            _ = (
-                str(header["run"]),
-                int(header["experiences"]),
-                int(header["epochs"]),
-                list(header["evaluations"]),
-            )
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+            _check_header(header)
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise DamagedCheckpoint(f"{path} is damaged: its header is not one ({error!r:.60})") from error
     if written != FORMAT:
         raise wrong_value(
@@ -166,6 +161,17 @@ def read_checkpoint(path: Path) -> CheckpointFile:
     if "state" not in sections:
         raise DamagedCheckpoint(f"{path} is damaged: it has no state")
     return CheckpointFile(header, sections)
+
+
+def _check_header(header: Mapping[str, Any]) -> None:
+    """Raise `ValueError` unless a header has what `write_checkpoint` was given."""
+    counts: Any = [header["experiences"], header["epochs"], *header["evaluations"]]
+    if any(type(count) is not int or count < 0 for count in counts):
+        raise ValueError("counts below 0")
+    versions: Any = header["versions"]
+    texts: Any = [header["run"], header["strategy"], *versions.keys(), *versions.values()]
+    if any(type(text) is not str for text in texts):
+        raise ValueError("names that are not text")
 
 
 def remove_old(folder: Path, keep: int) -> None:

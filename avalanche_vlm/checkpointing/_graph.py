@@ -132,9 +132,14 @@ def is_bound(value: Any) -> bool:
     return callable(value) and not isinstance(value, nn.Module)
 
 
-def is_place(*texts: str) -> bool:
-    """Return whether a text may say where something is on a disk or a network."""
-    return any(_PLACE.search(text) is not None or os.path.exists(text) for text in texts)
+def is_place(own: str, other: str) -> bool:
+    """Return whether one of two texts says where something is on a disk or a network.
+
+    Args:
+        own: a text of this process; it counts too if there is such a file.
+        other: a text of a checkpoint, by which nothing is looked up.
+    """
+    return any(_PLACE.search(text) for text in (own, other)) or os.path.exists(own)
 
 
 def anchor(path: Path) -> Path:

@@ -61,6 +61,11 @@ class Restoration:
         """The settings with which the run was begun."""
         return self._state["settings"]
 
+    @property
+    def position(self) -> tuple[int, int]:
+        """How many experiences, and epochs of the next one, were done."""
+        return self._state["experiences"], self._state["epochs"]
+
     def set_logs(self, benchmark: Any) -> None:
         """Take out of the logs what was written later."""
         set_log_positions(self._strategy, self._logs, benchmark)
@@ -114,6 +119,12 @@ class Restoration:
         self._optimizer = decoder.decode(state["roots"]["optimizer"], ("strategy", "optimizer"))
         if not isinstance(self._optimizer, Optimizer):
             raise wrong_value("path", "a checkpoint with the state of an optimizer", "one without")
+        names = {
+            id(parameter): name for name, parameter in {**model_parameters(model), **self._grown}.items()
+        }
+        found = [[names.get(id(p)) for p in group["params"]] for group in decoder.groups[id(self._optimizer)]]
+        if found != [list(group) for group in state["optimized"]]:
+            raise wrong_value("path", "a checkpoint whose optimizer has the parameters of its run", "another")
         self._changes = read_changes(decoder, model, MODEL, state["attributes"])
         for name, transform in state["transforms"]:
             decoder.decode(transform, ("transforms", (name,)))

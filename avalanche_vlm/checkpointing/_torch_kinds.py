@@ -224,6 +224,7 @@ def _decode_optimizer(decoder: Decoder, live: Any, path: Path, name: str, *parts
     )
     if not isinstance(groups, list) or not isinstance(state, dict) or not isinstance(defaults, dict):
         raise wrong_value("path", "a checkpoint as CheckpointPlugin writes it", f"another {name}")
+    decoder.groups[id(made)] = groups
     by_parameter: defaultdict[Any, Any] = defaultdict(dict, state)
     if live is None:
         made.__setstate__({"param_groups": groups, "state": by_parameter, "defaults": defaults})

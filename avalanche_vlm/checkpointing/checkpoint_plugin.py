@@ -46,9 +46,10 @@ class CheckpointPlugin(CheckpointingPlugin):
     at once.
 
     What a run makes that a checkpoint cannot hold is refused when it is saved, most of it before
-    training begins: functions, open files, endless loaders, objects of classes that constructors have
-    not used (see `allow_in_checkpoints`), parts added to the model, online streams that are cut at
-    random on the way. Call `resume` before the first training too: only then is it certain what
+    training begins: functions and paths at other places
+    than where constructors had put them, open files, endless loaders, objects of classes that are not
+    known (see `allow_in_checkpoints`), parts added to the model, online streams that are cut at random
+    on the way. Call `resume` before the first training too: only then is it certain what
     constructors had made. Not kept are the order of a set that has had elements removed, and what
     loggers say about where they write. Edits of frozen weights that torch does not count (through
     ``.data``) are noticed by samples of them.

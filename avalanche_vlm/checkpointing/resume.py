@@ -83,6 +83,10 @@ def resume(strategy: Any, path: str | os.PathLike[str], benchmark: Any) -> int:
         middle = Restoration(strategy, file.sections["middle"], run, tell=False)
         if not isinstance(strategy, VLMTemplate):
             raise wrong_value("strategy", "one on VLMTemplate, as in the run", type(strategy).__name__)
+    position = int(file.header["experiences"]), int(file.header["epochs"])
+    inner = (start if middle is None else middle).position
+    if start.position[0] != position[0] or inner[0] != position[0] or (middle and inner[1] != position[1]):
+        raise DamagedCheckpoint(f"{found} is damaged: its header says {position}, and its content {inner}")
     if plugin is not None:
         plugin.attach(strategy, run, resumed=file.header)
         run.built = replace(start.built, settings=start.settings)  # also for whoever resumes what follows

@@ -576,7 +576,7 @@ def test_folders_with_odd_names(tmp_path, monkeypatch):
     (tmp_path / "run.ckpt" / "experience-0008.ckpt").symlink_to("nowhere")
     with pytest.warns(UserWarning, match=r"experience-000[89]\.ckpt is not a checkpoint") as told:
         assert resume(make(), tmp_path / "run.ckpt", tiny_benchmark()) == 1
-    assert len(told) == 2
+    assert sum("is not a checkpoint" in str(each.message) for each in told) == 2
     with pytest.raises(FileNotFoundError):
         resume(with_checkpoints(make(), tmp_path / "c"), tmp_path / "none.ckpt", tiny_benchmark())
 
