@@ -99,7 +99,8 @@ def evaluated_stream(strategy: Any) -> str:
             return name
     content, sample = _content(experience), _first_sample(experience)
     is_trained_on = _is_trained_on(live, stream)
-    for name in sorted(names, key=lambda name: (name == own) is (is_trained_on is False)):
+    mine, others = [name for name in names if name == own], [name for name in names if name != own]
+    for name in [*others, *mine] if is_trained_on is False else [*mine, *others]:
         known, before = streams[name].get(position), live.samples.get((name, position))
         is_live = any(each() is not None for each in live.benchmarks.get(name, ()))
         same_sample = before is not None and before[0]() is sample[0] and before[1] == sample[1]
