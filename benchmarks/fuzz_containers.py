@@ -184,25 +184,21 @@ class SavedModel(Container):
         (path,) = self.files(folder)
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata())
+        del metadata["checksum"]
         tensors = load_file(path)
-        if draw.random() < 0.65:
+        kind = draw.choice(("config", "config", "config", "tensors", "tensors", "metadata"))
+        if kind == "config":
             config, change = changed_value(json.loads(metadata["avalanche_vlm"]), draw)
-            told = json.dumps(config)
-        elif draw.random() < 0.8:
-            told = metadata["avalanche_vlm"]
+            metadata["avalanche_vlm"] = json.dumps(config)
+        elif kind == "tensors":
             tensors, change = changed_value(tensors, draw)
-            if not isinstance(tensors, dict) or not all(_is_tensor(n, t) for n, t in tensors.items()):
-                return self.change_value(folder, draw)
         else:
             metadata, change = changed_value(metadata, draw)
-            if not isinstance(metadata, dict) or not all(
-                _is_text(n) and _is_text(t) for n, t in metadata.items()
-            ):
-                return self.change_value(folder, draw)
-            write_tensors(path, tensors, metadata)
-            return change
-        checksum = saved_model._checksum(told, tensors)
-        write_tensors(path, tensors, metadata | {"avalanche_vlm": told, "checksum": checksum})
+        texts = isinstance(metadata, dict) and all(_is_text(n) and _is_text(t) for n, t in metadata.items())
+        if not texts or not isinstance(tensors, dict) or not all(map(_is_tensor, tensors, tensors.values())):
+            return self.change_value(folder, draw)
+        told = metadata.get("avalanche_vlm", "")
+        write_tensors(path, tensors, metadata | {"checksum": saved_model._checksum(told, tensors)})
         return change
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -77,12 +79,13 @@ def resume(strategy: Any, path: str | os.PathLike[str], benchmark: Any) -> int:
     _warn_of_versions(found, file)
     _warn_of_evaluations(found, file)
     run = new_run(strategy, BenchmarkData(benchmark))
-    start = Restoration(strategy, file.sections["state"], run)
     middle = None
-    if "middle" in file.sections:
-        middle = Restoration(strategy, file.sections["middle"], run, tell=False)
-        if not isinstance(strategy, VLMTemplate):
-            raise wrong_value("strategy", "one on VLMTemplate, as in the run", type(strategy).__name__)
+    with _naming(found):
+        start = Restoration(strategy, file.sections["state"], run)
+        if "middle" in file.sections:
+            middle = Restoration(strategy, file.sections["middle"], run, tell=False)
+    if middle is not None and not isinstance(strategy, VLMTemplate):
+        raise wrong_value("strategy", "one on VLMTemplate, as in the run", type(strategy).__name__)
     position = int(file.header["experiences"]), int(file.header["epochs"])
     inner = (start if middle is None else middle).position
     if start.position[0] != position[0] or inner[0] != position[0] or (middle and inner[1] != position[1]):
@@ -98,6 +101,15 @@ def resume(strategy: Any, path: str | os.PathLike[str], benchmark: Any) -> int:
     if middle is not None:
         _go_on_inside(strategy, start, middle, int(file.header["epochs"]), benchmark)
     return int(file.header["experiences"])
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Generator[None, None, None]:
+    """Let an error about the content of a checkpoint name its file."""
+    try:
+        yield
+    except DamagedCheckpoint as error:
+        raise DamagedCheckpoint(f"{path} is damaged: {error}") from error
 
 
 def _go_on_inside(
