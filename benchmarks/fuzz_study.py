@@ -22,6 +22,7 @@ Writes ``fuzz_study.md`` beside this script. Its exit code is 1 if there is a fa
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import re
@@ -36,6 +37,7 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -346,6 +348,10 @@ def _cell(text: str) -> str:
     return re.sub(r"/[^ ]*/fuzz-study-[^/ ]*", "...", plain).replace("|", "\\|").replace("`", "'")
 
 
+def _of_index(work: Any, index: int) -> list[Case]:
+    return work(CONTAINERS[index])
+
+
 def main() -> None:
     """Change, read, judge, and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -357,24 +363,25 @@ def main() -> None:
     parser.add_argument(
         "--values", type=int, default=COUNTS["values"], help="changes of values of each container"
     )
+    parser.add_argument("--processes", type=int, default=1, help="how many containers at a time")
     parser.add_argument("--all", action="store_true", help="print every case")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     sys.dont_write_bytecode = True
     chosen = [c for c in CONTAINERS if arguments.only is None or any(o in c.name for o in arguments.only)]
     cases: list[Case] = []
-    audit = Audit()
-    for container in chosen:
-        counts = {"bytes": arguments.bytes, "values": arguments.values}
-        found = cases_of(container, counts, audit, arguments.number)
-        cases += found
-        sys.stdout.write(f"{container.name}: {dict(Counter((c.level, c.verdict) for c in found))}\n")
-        for case in found:
-            if arguments.all or case.verdict in ("fault", "fails later"):
-                sys.stdout.write(
-                    f"  {case.level} {case.number} {case.verdict}: {case.change}\n    {case.reason[:400]}\n"
-                )
-        sys.stdout.flush()
+    counts = {"bytes": arguments.bytes, "values": arguments.values}
+    work = partial(cases_of, counts=counts, audit=Audit(), only=arguments.number)
+    with multiprocessing.get_context("fork").Pool(arguments.processes) as pool:
+        for found in pool.imap(partial(_of_index, work), [CONTAINERS.index(each) for each in chosen]):
+            cases += found
+            verdicts = dict(Counter((c.level, c.verdict) for c in found))
+            sys.stdout.write(f"{found[0].container}: {verdicts}\n")
+            for case in found:
+                if arguments.all or case.verdict in ("fault", "fails later"):
+                    place = f"{case.level} {case.number} {case.verdict}: {case.change}"
+                    sys.stdout.write(f"  {place}\n    {case.reason[:400]}\n")
+            sys.stdout.flush()
     if chosen == CONTAINERS and arguments.number is None:
         (HERE / "fuzz_study.md").write_text(page(cases))
     sys.exit(any(case.verdict == "fault" for case in cases))

@@ -379,8 +379,19 @@ def row(
 NAMES = [*SCRIPTS, *TOGETHER, *COMPARISONS]
 
 
-def page(rows: Sequence[tuple[str, Counter[str], list[str]]]) -> str:
-    """Return the table as Markdown."""
+def page(rows: Sequence[tuple[str, Counter[str], list[str]]], interpreters: int) -> str:
+    """Return the table as Markdown.
+
+    Args:
+        rows: name, kills and differences.
+        interpreters: how many the processes were forked from; 0 if each began from scratch.
+    """
+    began = (
+        f"The processes of a run were forked from {interpreters} interpreters in turn, which had imported only"
+        " (`--quick`);\nthose of a comparison began from scratch."
+        if interpreters
+        else "Each process began from scratch."
+    )
     total = sum((done for _, done, _ in rows), Counter[str]())
     bad = [name for name, _, found in rows if found]
     lines = [
@@ -388,7 +399,8 @@ def page(rows: Sequence[tuple[str, Counter[str], list[str]]]) -> str:
         "Written by `benchmarks/kill_study.py`, which says what is killed, when, and what is compared.",
         *("", f"{total.total()} kills of {len(rows)} compositions: {total['training']} inside training,"),
         f"{total['evaluation']} inside evaluation, {total['writing']} inside writing,",
-        f"{total['any']} anywhere in a comparison. {'**Something differs.**' if bad else 'Nothing differs.'}",
+        f"{total['any']} anywhere in a comparison. {began}",
+        f"{'**Something differs.**' if bad else 'Nothing differs.'}",
         *("", "| composition | in training | in evaluation | in writing | anywhere | the end |"),
         "|---|---|---|---|---|---|",
     ]
@@ -406,9 +418,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="names, or parts of names, of compositions")
     parser.add_argument("--kills", type=int, default=3, help="of each run")
     parser.add_argument("--processes", type=int, default=1, help="how many compositions at a time")
-    parser.add_argument(
-        "--quick", action="store_true", help="fork from a few interpreters that import once; no table"
-    )
+    parser.add_argument("--quick", action="store_true", help="fork from a few interpreters that import once")
     parser.add_argument("--keep", action="store_true", help="keep the folders of the runs")
     arguments = parser.parse_args()
     if arguments.child:
@@ -430,8 +440,8 @@ def main() -> None:
             words = "equal" if not found else "DIFFERS\n  " + "\n  ".join(found[:8])
             sys.stdout.write(f"{name}: {dict(done)}: {words}\n")
             sys.stdout.flush()
-    if chosen == NAMES and not arguments.quick:
-        (HERE / "kill_study.md").write_text(page(rows))
+    if chosen == NAMES:
+        (HERE / "kill_study.md").write_text(page(rows, count if arguments.quick else 0))
     sys.exit(any(found for *_, found in rows))
 
 
