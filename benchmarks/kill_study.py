@@ -387,8 +387,8 @@ def page(rows: Sequence[tuple[str, Counter[str], list[str]]], interpreters: int)
         interpreters: how many the processes were forked from; 0 if each began from scratch.
     """
     began = (
-        f"The processes of a run were forked from {interpreters} interpreters in turn, which had imported only"
-        " (`--quick`);\nthose of a comparison began from scratch."
+        f"The processes of a run were forked from {interpreters} interpreters in turn that had imported and "
+        "done nothing else\n(`--quick`); those of a comparison began from scratch."
         if interpreters
         else "Each process began from scratch."
     )
