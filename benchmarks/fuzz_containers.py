@@ -126,7 +126,10 @@ class Checkpoint(Container):
         return {"start": start, "end": self.end_of(self.strategy), "state": state | {"logs": None}}
 
     def live(self) -> Any:
-        return self.end_of(self.strategy)
+        try:
+            return self.end_of(self.strategy)
+        except Exception as error:
+            return {"broken": f"{type(error).__name__}: {error}"}
 
     def go_on(self, folder: Path) -> None:
         stream = self.benchmark.streams[self.script.train_stream]

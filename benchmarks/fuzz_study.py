@@ -304,10 +304,8 @@ def cases_of(
                     return asdict(read_changed(container, folder, level, draw, audit, expected))
 
                 code, result = in_process(work)
-                if result and "error" in result:
-                    raise RuntimeError(f"{container.name}, {level} {number}: {result['error']}")
-                if code or not result:
-                    reason = f"the process ended with {code}"
+                if code or not result or "error" in result:
+                    reason = f"the process ended with {code}: {result and result['error']}"
                     result = asdict(Case(container.name, level, number, "", False, "fault", reason))
                 found.append(Case(**result | {"number": number}))
     finally:
