@@ -16,6 +16,7 @@ import torch
 
 from avalanche_vlm._checks import wrong_type
 from avalanche_vlm.functional.semantic_drift import SemanticDrift
+from avalanche_vlm.memory._stored_rows import StoredRows
 from avalanche_vlm.metrics._stream_accuracies import StreamAccuracies
 from avalanche_vlm.text import ClassNames, PromptTemplate
 
@@ -113,6 +114,7 @@ def _known_classes() -> dict[str, type]:
         PromptTemplate,
         StreamAccuracies,
         SemanticDrift,
+        StoredRows,
         ParamData,
         Mean,
         Sum,

@@ -19,7 +19,7 @@ def interpreter():
     made.close()
 
 
-@pytest.mark.parametrize("name", ["Plateau and early stopping, inside", "Online, cut on the way"])
+@pytest.mark.parametrize("name", ["Plateau and early stopping, inside", "Online, cut on the way", "AutoSeed"])
 def test_killed_in_each_phase_and_resumed(interpreter, name):
     _, done, found = row(name, interpreter.run, [interpreter.run] * 3, keep=False)
     assert done.total() == 2, found
