@@ -4,9 +4,10 @@ All models are tiny; what is tried is whether a run that was killed ends as if i
 """
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -127,10 +128,10 @@ class Script:
         strategy.plugins.append(plugin)
         start = resume(strategy, checkpoints, benchmark)
         stream = benchmark.streams[self.train_stream]
-        pieces: list[Any] = [stream] if self.whole else list(stream)
+        pieces: Iterable[Any] = [stream] if self.whole else stream
         if start == 0:
             self._evaluate(strategy, benchmark)
-        for piece in pieces[start:]:
+        for piece in islice(pieces, start, None):  # a stream may be cut on the way
             more = {"eval_streams": [benchmark.streams[self.periodic]]} if self.periodic else {}
             strategy.train(piece, **more, **self.train)
             self._evaluate(strategy, benchmark)

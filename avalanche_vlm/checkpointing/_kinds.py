@@ -20,6 +20,7 @@ from avalanche_vlm._checks import wrong_value
 from avalanche_vlm.checkpointing._allowed import class_name
 from avalanche_vlm.checkpointing._bound import is_listed
 from avalanche_vlm.checkpointing._graph import Path
+from avalanche_vlm.checkpointing._random import PHILOX_NUMBERS, TWISTER_NUMBERS, check_position
 
 if TYPE_CHECKING:
     from avalanche_vlm.checkpointing._decode import Decoder
@@ -130,7 +131,12 @@ def _decode_numpy_generator(decoder: Decoder, live: Any, path: Path, name: str, 
     if name not in _NUMPY_GENERATORS:
         raise wrong_value("path", f"a checkpoint with one of NumPy's {_NUMPY_GENERATORS}", name)
     bits = getattr(np.random, name)()
-    bits.state = decoder.decode(state)
+    found = decoder.decode(state)
+    if name == "MT19937":
+        check_position(found["state"]["pos"], TWISTER_NUMBERS)
+    elif name == "Philox":
+        check_position(found["buffer_pos"], PHILOX_NUMBERS)
+    bits.state = found
     if live is None:
         return np.random.Generator(bits)
     decoder.later(lambda: setattr(live.bit_generator, "state", bits.state))

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from avalanche_vlm._checks import wrong_value
 
+# How many numbers NumPy's generators hold ready.
+TWISTER_NUMBERS, PHILOX_NUMBERS = 624, 4
+
 
 def random_state() -> dict[str, Any]:
     """Return the states of Python's, NumPy's and PyTorch's generators, as plain values and tensors."""
@@ -45,10 +48,23 @@ def check_random_state(state: dict[str, Any]) -> None:
         version, words, gauss = state["python"]
         random.Random().setstate((version, tuple(_numbers(words).tolist()), gauss))
         kind, keys, position, has_gauss, cached = state["numpy"]
+        check_position(position, TWISTER_NUMBERS)
         np.random.RandomState().set_state((kind, _numbers(keys), position, has_gauss, cached))
         torch.Generator().set_state(_unpacked(state["torch"]))
     except Exception as error:
         raise wrong_value("path", "a checkpoint with the states of random generators", str(error)) from error
+
+
+def check_position(position: Any, count: int) -> None:
+    """Raise unless a position is one among the numbers that a generator of NumPy holds ready.
+
+    It reads there without a look, also outside of its memory.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if type(position) is not int or not 0 <= position <= count:
+        raise ValueError(f"position {position!r:.40} of {count} numbers")
 
 
 def set_random_state(state: dict[str, Any]) -> None:

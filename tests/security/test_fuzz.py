@@ -6,11 +6,18 @@ import sys
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from fuzz_containers import CONTAINERS
 from fuzz_study import LEVELS, Audit, clone, read_changed
+from kill_study_runs import Script
+from kill_study_runs import made as made_by
+
+from avalanche_vlm.checkpointing import resume, save
+from avalanche_vlm.checkpointing._random import check_random_state, random_state
+from avalanche_vlm.strategies import FineTune
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -46,3 +53,34 @@ def test_files_with_one_change(container, audit, tmp_path, monkeypatch):
             draw = random.Random(f"{container.name} {level} {number}")
             case = read_changed(container, folder, level, draw, audit, expected)
             assert case.verdict != "fault", case
+
+
+@pytest.mark.parametrize("position", [-1, 625, 2**31 - 1, 1.0])
+def test_a_generator_of_numpy_is_not_sent_outside_its_numbers(position):
+    state = random_state()
+    check_random_state(state)
+    kind, keys, _, *rest = state["numpy"]
+    with pytest.raises(ValueError, match="states of random generators.*of 624 numbers"):
+        check_random_state(state | {"numpy": (kind, keys, position, *rest)})
+
+
+@pytest.mark.parametrize(("kind", "place"), [("MT19937", ("state", "pos")), ("Philox", ("buffer_pos",))])
+def test_neither_is_one_that_a_plugin_holds(kind, place, tmp_path):
+    def built():
+        made, benchmark = Script(made_by(FineTune)).built("a", tmp_path / "results.csv")
+        made.generator = np.random.Generator(getattr(np.random, kind)(0))
+        return made, benchmark
+
+    strategy, benchmark = built()
+    save(strategy, tmp_path / "run.ckpt", benchmark)
+    assert resume(built()[0], tmp_path / "run.ckpt", benchmark) == 0
+    inner = strategy.generator.bit_generator.state
+    for step in place[:-1]:
+        inner = inner[step]
+    state = {**strategy.generator.bit_generator.state}
+    assert type(inner[place[-1]]) is int
+    state = state | ({"state": {**state["state"], "pos": 7000}} if kind == "MT19937" else {"buffer_pos": -9})
+    strategy.generator.bit_generator.state = state
+    save(strategy, tmp_path / "run.ckpt", benchmark)
+    with pytest.raises(ValueError, match="run.ckpt is damaged.* numbers"):
+        resume(built()[0], tmp_path / "run.ckpt", benchmark)
