@@ -132,7 +132,15 @@ class Decoder:
         Raises:
             ValueError: they are not.
         """
-        self.check_attributes(owner, [name for name, _ in pairs])
+        names = [name for name, _ in pairs]
+        self.check_attributes(owner, names)
+        if len(set(names)) != len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise wrong_value(
+                "path",
+                "a checkpoint as CheckpointPlugin writes it",
+                f"one that sets {twice} of a {type(owner).__name__} twice",
+            )
         with self._bounds.inside(owner, path):
             found = {name: self.decode(value, (*path, name)) for name, value in pairs}
         own: dict[str, Any] = vars(owner)

@@ -115,6 +115,9 @@ class Restoration:
             if decoder.decode(encoded, ("plugins", (index,))) is not plugin:
                 raise wrong_value("path", "a checkpoint with the plugins of the run", "one with others")
         pairs, left = state["roots"]["strategy"]
+        evaluator = dict(pairs).get("evaluator")
+        if decoder.decode(evaluator, ("strategy", "evaluator")) is not getattr(strategy, "evaluator", None):
+            raise wrong_value("path", "a checkpoint with the evaluator of the run", "one with another")
         decoder.change(strategy, pairs, left, ("strategy",))
         self._optimizer = decoder.decode(state["roots"]["optimizer"], ("strategy", "optimizer"))
         if not isinstance(self._optimizer, Optimizer):

@@ -15,7 +15,9 @@ from fuzz_study import LEVELS, Audit, clone, read_changed
 from kill_study_runs import Script
 from kill_study_runs import made as made_by
 
+from avalanche_vlm.checkpointing import _file as checkpoint_file
 from avalanche_vlm.checkpointing import resume, save
+from avalanche_vlm.checkpointing._bytes import from_bytes, to_bytes
 from avalanche_vlm.checkpointing._random import check_random_state, random_state
 from avalanche_vlm.strategies import FineTune
 
@@ -84,3 +86,31 @@ def test_neither_is_one_that_a_plugin_holds(kind, place, tmp_path):
     save(strategy, tmp_path / "run.ckpt", benchmark)
     with pytest.raises(ValueError, match="run.ckpt is damaged.* numbers"):
         resume(built()[0], tmp_path / "run.ckpt", benchmark)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda pairs: [*pairs, ("evaluator", {})],
+        lambda pairs: [(name, None if name == "evaluator" else value) for name, value in pairs],
+        lambda pairs: [pair for pair in pairs if pair[0] != "evaluator"],
+    ],
+    ids=["twice", "none", "missing"],
+)
+def test_no_file_takes_the_evaluator_away(change, tmp_path):
+    def built():
+        return Script(made_by(FineTune)).built("a", tmp_path / "results.csv")
+
+    strategy, benchmark = built()
+    path = tmp_path / "run.ckpt"
+    save(strategy, path, benchmark)
+    file = checkpoint_file.read_checkpoint(path)
+    state = from_bytes(file.sections["state"])
+    pairs, left = state["roots"]["strategy"]
+    state["roots"]["strategy"] = type(state["roots"]["strategy"])((change(pairs), left))
+    checkpoint_file.write_checkpoint(path, file.header, {"state": to_bytes(state)})
+    strategy, benchmark = built()
+    before = strategy.evaluator
+    with pytest.raises(ValueError, match="twice|evaluator of the run"):
+        resume(strategy, path, benchmark)
+    assert strategy.evaluator is before
