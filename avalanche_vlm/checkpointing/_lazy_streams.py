@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from avalanche_vlm._host import position_in_training
 from avalanche_vlm.checkpointing._walk import CheckpointingPlugin
 
 _MOST_CUTS = 10_000
@@ -14,7 +15,9 @@ def settle_after_skipping(strategy: Any, benchmark: Any) -> None:
     """See to it that skipping what was trained leaves Python's generator where it was.
 
     The host draws a seed for each experience that it cuts, even where nothing is shuffled. A script that is
-    resumed goes through the stream from its start, and so draws the earlier ones again.
+    resumed goes through the stream from its start, and so draws the earlier ones again, or all of them if it
+    lists the stream first. (Where only the last experience is left, both look the same, and the former is
+    taken.)
 
     Args:
         strategy: has just got back its state, that of the generator included.
@@ -39,11 +42,12 @@ class _Settling(CheckpointingPlugin):
         is_first: Any = vars(strategy.experience).get("is_first_subexp")
         if is_first is None:
             return
-        now = random.getstate()
-        if not _follows(self._state, now):
-            return  # the script has drawn numbers of its own
+        drawn = _draws_between(self._state, random.getstate())
+        if not drawn:
+            return  # none, or the script has drawn numbers of its own
         random.setstate(self._state)
-        if getattr(is_first, "value", is_first):
+        is_cut_anew = drawn == position_in_training(strategy.experience.logging()) + 1
+        if is_cut_anew and getattr(is_first, "value", is_first):
             _draw(random)
 
 
@@ -51,12 +55,12 @@ def _draw(source: Any) -> None:
     source.randint(0, 2**32 - 1)  # as FixedSizeExperienceSplitter does
 
 
-def _follows(state: Any, now: Any) -> bool:
-    """Return whether a state comes from another one by the host's draws."""
+def _draws_between(state: Any, now: Any) -> int:
+    """Return by how many of the host's draws a state comes from another one; 0 if it does not."""
     source = random.Random()
     source.setstate(state)
-    for _ in range(_MOST_CUTS):
+    for count in range(1, _MOST_CUTS + 1):
         _draw(source)
         if source.getstate() == now:
-            return True
-    return False
+            return count
+    return 0

@@ -425,8 +425,15 @@ class GlobalDraws(Rate):
         return (random.random() + np.random.rand() + float(torch.rand(()))) / 3
 
 
-@pytest.mark.parametrize("cut_with_a_seed", [True, False])
-def test_skipping_what_was_trained_draws_nothing(tmp_path, cut_with_a_seed):
+def go_listed(strategy, benchmark, start, stop=None):
+    """Train on a stream that was listed as a whole before."""
+    go(strategy, benchmark, start, 6 if stop is None else stop, "train_online")
+
+
+@pytest.mark.parametrize(
+    ("cut_with_a_seed", "go"), [(True, go_lazily), (False, go_lazily), (False, go_listed)]
+)
+def test_skipping_what_was_trained_draws_nothing(tmp_path, cut_with_a_seed, go):
     def build():
         benchmark = tiny_benchmark()
         own = {"seed": 3} if cut_with_a_seed else {}
@@ -436,7 +443,7 @@ def test_skipping_what_was_trained_draws_nothing(tmp_path, cut_with_a_seed):
     def generators(strategy):
         return random.getstate(), np.random.get_state()[1].tolist(), np.random.get_state()[2]
 
-    check(tmp_path, [GlobalDraws], benchmark=seeded(build), go=go_lazily, kind=Naive, facts=generators)
+    check(tmp_path, [GlobalDraws], benchmark=seeded(build), go=go, kind=Naive, facts=generators)
 
 
 @pytest.mark.parametrize(("lazy", "shuffle"), [(True, False), (False, True)])
