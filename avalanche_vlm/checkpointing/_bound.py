@@ -14,15 +14,12 @@ from avalanche.benchmarks.utils import AvalancheDataset
 from avalanche.benchmarks.utils.data_attribute import DataAttribute
 from avalanche.benchmarks.utils.flat_data import FlatData
 from avalanche.benchmarks.utils.transform_groups import TransformGroups, identity
-from torch.optim.lr_scheduler import LambdaLR, MultiplicativeLR
 
 from avalanche_vlm.checkpointing._allowed import allowed_class, class_name, factories, known_functions
 from avalanche_vlm.checkpointing._built import Built
-from avalanche_vlm.checkpointing._graph import Path, anchor
+from avalanche_vlm.checkpointing._graph import Path
 
 DATA = (AvalancheDataset, FlatData, DataAttribute)
-# Schedules that a run makes of the user's functions, which they call with the number of an epoch.
-_TAKES_FUNCTIONS = (LambdaLR, MultiplicativeLR)
 
 
 class Bounds:
@@ -38,14 +35,11 @@ class Bounds:
     def __init__(self, built: Built | None) -> None:
         self._built = built
         self._data = 0
-        self._functions: set[Path] = set()
 
     @contextmanager
-    def inside(self, owner: Any, path: Path) -> Generator[None]:
+    def inside(self, owner: Any) -> Generator[None]:
         """Take note of whose attributes come next."""
         is_data = isinstance(owner, (*DATA, TransformGroups))
-        if isinstance(owner, _TAKES_FUNCTIONS):
-            self._functions.add((*path, "lr_lambdas"))
         self._data += is_data
         try:
             yield
@@ -63,8 +57,6 @@ class Bounds:
         if self._built is None or is_listed(value):
             return True
         if self._data and name is not None and tuple(name[:2]) == ("reference", "data"):
-            return True
-        if anchor(path) in self._functions and self._built.function(value) is not None:
             return True
         return self._built.is_at(path, value)
 

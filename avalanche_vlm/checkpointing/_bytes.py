@@ -21,6 +21,7 @@ from avalanche_vlm.checkpointing._file import DamagedCheckpoint
 
 _FEW = 1 << 20
 _LENGTHS = 16
+_MANY = 1000
 # What a structure may grow to when it is unpacked. One that would grow more is written as it is.
 _MOST_GROWTH, _ALLOWANCE = 16, 1 << 18
 # Larger whole numbers are written with the base 16, which Python reads at any length.
@@ -142,10 +143,18 @@ def _read_tensor(content: Any, tensors: dict[str, Tensor]) -> Tensor:
 
 
 def _read_dict(content: Any, tensors: dict[str, Tensor]) -> dict[Any, Any]:
-    found = {_read(key, tensors): _read(item, tensors) for key, item in content}
+    keys = check_keys([_read(key, tensors) for key, _ in content])
+    found = {key: _read(item, tensors) for key, (_, item) in zip(keys, content, strict=True)}
     if len(found) != len(content):
         raise ValueError("a dictionary has one key twice")
     return found
+
+
+def check_keys(keys: list[Any]) -> list[Any]:
+    """Return keys; raise `ValueError` if so many have one hash that a dictionary would take minutes."""
+    if len(keys) > _MANY and len({hash(key) for key in keys}) < len(keys) // 2:
+        raise ValueError("its keys are chosen to take long")
+    return keys
 
 
 def _unknown(content: Any, tensors: dict[str, Tensor]) -> NoReturn:

@@ -25,7 +25,7 @@ from avalanche_vlm.checkpointing._graph import CannotBeSaved
 # (stream, position of the experience, number of the object in it).
 DataName = tuple[str, int, int]
 _ROWS = 16
-_MOST_SAMPLES = 1 << 40
+_MOST_SAMPLES = 1 << 28
 
 
 class BenchmarkData:
@@ -201,6 +201,8 @@ def check_made(made: Any) -> None:
     elif isinstance(made, ConstantSequence):
         _check_sizes(made, state._size)
     elif isinstance(made, FlatData):
+        if any(isinstance(part, range) for part in state._datasets):
+            raise _odd_data(made)
         sizes = [len(part) for part in state._datasets]
         if list(state._cumulative_sizes) != list(np.cumsum(sizes)):
             raise _odd_data(made)
@@ -220,6 +222,8 @@ def _check_indices(made: Any, indices: Any, count: int) -> None:
     if isinstance(indices, LazyRange):
         last: Any = indices
         inside = len(indices) == 0 or last._end + last._offset <= count
+    elif len(indices) > _MOST_SAMPLES or isinstance(indices, range):
+        inside = False
     else:
         own = np.asarray([int(index) for index in indices], dtype=np.int64)
         inside = own.size == 0 or (own.min() >= 0 and own.max() < count)

@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import io
 import warnings
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
+from avalanche.training.plugins import EvaluationPlugin
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from avalanche_vlm._checks import wrong_value
 from avalanche_vlm.checkpointing._allowed import class_name, factories, known_functions
 from avalanche_vlm.checkpointing._bound import Bounds
 from avalanche_vlm.checkpointing._built import Built, entry
+from avalanche_vlm.checkpointing._bytes import check_keys
 from avalanche_vlm.checkpointing._data import check_made
 from avalanche_vlm.checkpointing._graph import (
     Encoded,
@@ -37,6 +42,14 @@ from avalanche_vlm.checkpointing._plain_states import check_state_dict
 from avalanche_vlm.checkpointing._torch_kinds import TORCH_KINDS
 
 _KINDS = {kind.name: kind for kind in (*KINDS, *TORCH_KINDS)}
+
+
+_MARKS = "_avalanche_vlm_"  # of runs: random bytes
+# What has a kind of its own, or stays as it is: no file sets its attributes.
+_NO_OBJECTS = (
+    *(each for kind in _KINDS.values() for each in kind.types),
+    *(io.IOBase, type, ModuleType, FunctionType, MethodType),
+)
 
 
 class Decoder:
@@ -141,20 +154,23 @@ class Decoder:
                 "a checkpoint as CheckpointPlugin writes it",
                 f"one that sets {twice} of a {type(owner).__name__} twice",
             )
-        with self._bounds.inside(owner, path):
+        with self._bounds.inside(owner):
             found = {name: self.decode(value, (*path, name)) for name, value in pairs}
         own: dict[str, Any] = vars(owner)
-        for name, value in found.items():
+        for name, value in [*found.items()]:
             now = own.get(name)
             if is_bound(now) and value is not None and not is_bound(value):
                 raise self._moved((*path, name), value)
-            if isinstance(now, str) and isinstance(value, str) and value != now and is_place(now, value):
+            if own and not name.startswith(_MARKS) and value != now and _names_a_place(now, value):
                 warnings.warn(
                     f"{shown_path((*path, name))} was {value!r} in the run that is resumed and is {now!r} "
                     "now, which stays: a checkpoint does not say where files are.",
                     stacklevel=2,
                 )
                 found[name] = now
+            lists = isinstance(owner, EvaluationPlugin) and name in ("loggers", "metrics")
+            if lists and list(now or ()) != value:
+                raise self._moved((*path, name), value)
         return found
 
     def change(self, owner: Any, pairs: Sequence[Any], left: Sequence[str], path: Path) -> None:
@@ -167,12 +183,16 @@ class Decoder:
             path: where it is.
         """
         values = self.pairs(owner, pairs, path)
+        own: dict[str, Any] = vars(owner)
+        stays = {*values, *left}
+        gone = [n for n in own if n not in stays and is_state(owner, n) and not is_fixed(owner, n)]
+        for name in gone:
+            if is_bound(own[name]):
+                raise self._moved((*path, name), None)
 
         def apply() -> None:
-            own = vars(owner)
-            for name in [n for n in own if n not in values and n not in left]:
-                if is_state(owner, name) and not is_fixed(owner, name):
-                    del own[name]
+            for name in gone:
+                own.pop(name, None)
             own.update(values)
 
         self._steps.append(apply)
@@ -195,6 +215,11 @@ class Decoder:
         """Raise `ValueError` unless what was made fits together, now that all of it is there."""
         for made in self._objects:
             check_made(made)
+            if isinstance(made, LRScheduler):
+                inner: Any = getattr(made, "_schedulers", ())
+                of_torch = all(isinstance(each, LRScheduler) for each in inner)
+                if not of_torch or not isinstance(getattr(made, "optimizer", None), Optimizer):
+                    raise self._moved(("schedule",), made)
 
     def load_states(self) -> None:
         """Let objects take their states that do it by ``load_state_dict``; to be called before `apply`.
@@ -322,10 +347,10 @@ class Decoder:
         return made
 
     def _make_set(self, live: Any, home: Any, path: Path, items: Any) -> Any:
-        return set(self._items(items, path))
+        return set(check_keys(self._items(items, path)))
 
     def _make_frozenset(self, live: Any, home: Any, path: Path, items: Any) -> Any:
-        return frozenset(self._items(items, path))
+        return frozenset(check_keys(self._items(items, path)))
 
     def _make_deque(self, live: Any, home: Any, path: Path, items: Any, longest: int | None) -> Any:
         made: deque[Any] = deque(maxlen=longest)
@@ -342,8 +367,8 @@ class Decoder:
 
     def _fill(self, made: Any, pairs: Sequence[Any], path: Path) -> Any:
         self.put(made)
-        for index, (key, value) in enumerate(pairs):
-            read = self.decode(key, (*path, "key"))
+        keys = check_keys([self.decode(key, (*path, "key")) for key, _ in pairs])
+        for index, (read, (_, value)) in enumerate(zip(keys, pairs, strict=True)):
             made[read] = self.decode(value, (*path, entry(read, index)))
         return made
 
@@ -366,7 +391,11 @@ class Decoder:
 
     def _make_object(self, live: Any, home: Any, path: Path, name: str, pairs: Any, left: Any) -> Any:
         if live is not None:
-            if class_name(type(live)) != name:
+            if (
+                class_name(type(live)) != name
+                or isinstance(live, _NO_OBJECTS)
+                or home in self._built.stateful
+            ):
                 raise self._other(home, f"a {name}", live)
             self.put(live)
             self.change(live, pairs, left, home)
@@ -392,3 +421,7 @@ class Decoder:
         check_state_dict(live, found)
         self._states.append((live, found, shown_path(home)))
         return live
+
+
+def _names_a_place(own: Any, value: Any) -> bool:
+    return isinstance(value, (str, bytes)) and is_place(own, value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 import re
 import warnings
@@ -37,7 +38,8 @@ from avalanche_vlm.checkpointing._memory import Views
 from avalanche_vlm.checkpointing._torch_kinds import TORCH_KINDS
 
 _CONTAINERS = (list, deque, dict, set, frozenset, tuple)
-_WITHOUT_STATE = (PurePath, re.Pattern, ModuleType, type)
+# An open file is found again where constructors had opened it.
+_WITHOUT_STATE = (PurePath, re.Pattern, ModuleType, type, io.IOBase)
 
 
 class Encoder:
@@ -262,7 +264,7 @@ class Encoder:
             return self._stateful(value, path, home)
         mark = len(self.nodes), len(self.objects), len(self.placed)
         try:
-            with self._bounds.inside(value, path):
+            with self._bounds.inside(value):
                 pairs, left = self.attributes(value, path)
         except CannotBeSaved:
             was_so = self.built is None or path in self.built.stateful

@@ -16,6 +16,7 @@ a tuple of one for an entry of a list or dictionary.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import weakref
@@ -123,23 +124,30 @@ def is_fixed(owner: Any, name: str) -> bool:
 
 
 def is_bound(value: Any) -> bool:
-    """Return whether a value acts or names a place: a function, a class, an object to call, a path.
+    """Return whether a value acts or names a place: a function, a class, an object to call, a path, a file.
 
     A file may not say where such a value is put; see `Built.is_at`.
     """
-    if isinstance(value, (PurePath, re.Pattern, ModuleType)):
+    if isinstance(value, (PurePath, re.Pattern, ModuleType, io.IOBase)):
         return True
     return callable(value) and not isinstance(value, nn.Module)
 
 
-def is_place(own: str, other: str) -> bool:
-    """Return whether one of two texts says where something is on a disk or a network.
+def is_place(own: Any, other: str | bytes) -> bool:
+    """Return whether a text, or what it would take the place of, says where something is.
 
     Args:
-        own: a text of this process; it counts too if there is such a file.
+        own: what is there in this process; a text counts too if it has parts, or if there is such a file.
         other: a text of a checkpoint, by which nothing is looked up.
     """
-    return any(_PLACE.search(text) for text in (own, other)) or os.path.exists(own)
+    if isinstance(other, bytes):
+        # Bytes are numbers most often, and by chance begin as a path does.
+        if not isinstance(own, bytes) or not (own + other).decode(errors="replace").isprintable():
+            return False
+        own, other = own.decode(), other.decode()
+    if _PLACE.search(other) is not None:
+        return True
+    return isinstance(own, str) and (_PLACE.search(own) is not None or "/" in own or os.path.exists(own))
 
 
 def anchor(path: Path) -> Path:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from avalanche_vlm.checkpointing._encode import Encoder
 
 _NUMPY_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
+# Python keeps each logger for good, and one for each dot in its name.
+_MOST_LETTERS, _MOST_DOTS = 200, 20
 _NUMPY_DTYPE = re.compile(r"[<>=|]?(bool|(u?int|float|complex)\d{1,3}|[biufc]\d{1,2})")
 _DTYPES = {
     str(kind).removeprefix("torch."): kind for kind in vars(torch).values() if isinstance(kind, torch.dtype)
@@ -80,13 +82,15 @@ def _decode_tensor(
 ) -> Any:
     if not isinstance(tensor, Tensor):
         raise wrong_value("path", "a checkpoint with a tensor there", f"one with a {type(tensor).__name__}")
+    if requires_grad and not (tensor.is_floating_point() or tensor.is_complex()):
+        raise wrong_value("path", "a checkpoint whose gradients are of numbers", f"one of {tensor.dtype}")
     if live is not None and live.shape == tensor.shape and live.dtype == tensor.dtype and _is_dense(live):
         decoder.memories.take(live, place)
         decoder.fill(live, tensor, requires_grad)
         return live
     # A copy: training would change what a second restoration of the same state reads.
     device = torch.device("cpu") if on_cpu else decoder.device
-    made = tensor.clone() if place is None else decoder.memories.make(tensor, place, device)
+    made = tensor.clone() if place is None else decoder.memories.make(tensor, place, device, decoder.later)
     made = made.to(device)
     return nn.Parameter(made, requires_grad) if is_parameter else made.requires_grad_(requires_grad)
 
@@ -128,7 +132,7 @@ def _decode_generator(decoder: Decoder, live: Any, path: Path, device: str, stat
 
 
 def _decode_numpy_generator(decoder: Decoder, live: Any, path: Path, name: str, state: Any) -> Any:
-    if name not in _NUMPY_GENERATORS:
+    if name not in _NUMPY_GENERATORS or (live and type(live.bit_generator).__name__ != name):
         raise wrong_value("path", f"a checkpoint with one of NumPy's {_NUMPY_GENERATORS}", name)
     bits = getattr(np.random, name)()
     found = decoder.decode(state)
@@ -173,9 +177,9 @@ def _decode_lock(decoder: Decoder, live: Any, path: Path, name: str) -> Any:
 
 
 def _decode_logger(decoder: Decoder, live: Any, path: Path, name: str) -> logging.Logger:
-    if not isinstance(name, str):
-        raise wrong_value("path", "a checkpoint with the name of a logger", repr(name))
-    return logging.getLogger(name)
+    if not isinstance(name, str) or len(name) > _MOST_LETTERS or name.count(".") > _MOST_DOTS:
+        raise wrong_value("path", "a checkpoint with the name of a logger", f"{name!r:.60}")
+    return live if live is not None and live.name == name else logging.getLogger(name)
 
 
 def _decode_number(decoder: Decoder, live: Any, path: Path, dtype: str, value: Any) -> Any:

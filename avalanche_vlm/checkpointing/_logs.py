@@ -138,6 +138,7 @@ def _checked_rows(logger: ResultsLogger, strategy: Any, position: Any, benchmark
     facts = logger.describe(strategy)
     several = [{**facts, "benchmark": {**facts["benchmark"], **data}} for data in _data_of(benchmark)]
     own = frozenset(run_id(each) for each in several)
+    count_rows(logger.path, run)  # a damaged file is found before anything is changed
     if run == "" or run in own:
         return CheckedRows(run, rows, length, own, is_same=True)
     noted = _noted(logger.path).get(run)

@@ -7,7 +7,7 @@ the bound memory is as large as it was; beyond it, only the parts are made in wh
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -94,6 +94,7 @@ class Memories:
     def __init__(self, nodes: Sequence[Any]) -> None:
         self._sizes: dict[int, int] = {}
         self._made: dict[int, tuple[torch.UntypedStorage, int]] = {}
+        self._live: set[int] = set()
         stored = 0
         for node in nodes:
             if node[0] == "tensor" and node[-1] is not None:
@@ -110,13 +111,23 @@ class Memories:
         if place is not None:
             number, _, offset, _ = _numbers(place)
             start = int(live.storage_offset()) * live.element_size()
-            self._made.setdefault(number, (live.untyped_storage(), start - offset))
+            if number not in self._made:
+                self._made[number] = live.untyped_storage(), start - offset
+                self._live.add(number)
 
-    def make(self, tensor: Tensor, place: Any, device: torch.device) -> Tensor:
+    def make(
+        self, tensor: Tensor, place: Any, device: torch.device, later: Callable[[Callable[[], Any]], None]
+    ) -> Tensor:
         """Return a tensor with the same content that lies where it lay.
 
+        Args:
+            tensor: the content.
+            place: where it lay.
+            device: where memory is made.
+            later: takes what is to be done at the end: memory that is in use is not written to before.
+
         Raises:
-            ValueError: that would take far more memory than what is stored, or lies outside of it.
+            ValueError: it lies outside of its memory.
         """
         number, size, offset, stride = _numbers(place)
         end = offset + _extent(tensor.shape, stride, tensor.element_size())
@@ -128,8 +139,12 @@ class Memories:
         if storage is None or at % tensor.element_size() or not 0 <= at <= start + end <= storage.nbytes():
             storage, at = torch.UntypedStorage(size, device=device), offset
             self._made[number] = storage, 0
+            self._live.discard(number)
         made = torch.empty(0, dtype=tensor.dtype, device=storage.device)
         made.set_(storage, at // tensor.element_size(), tensor.shape, stride)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        if number in self._live:
+            later(lambda: made.copy_(tensor))
+            return made
         return made.copy_(tensor)
 
 

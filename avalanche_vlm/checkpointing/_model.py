@@ -155,6 +155,7 @@ def check_model(model: nn.Module, saved: Mapping[str, Any], fingerprints: Finger
     _check_form(saved)
     parameters, buffers = model_parameters(model), lasting_buffers(model)
     both: dict[str, Tensor] = {**parameters, **buffers}
+    _check_apart(saved, parameters, buffers)
     _check_new_names(model, saved, both)
     trains = {name for name, parameter in parameters.items() if parameter.requires_grad}
     turned, stopped, grown = set(saved["turned"]), set(saved["stopped"]), set(saved["grown"])
@@ -205,6 +206,16 @@ def _check_form(saved: Mapping[str, Any]) -> None:
                     "path", f"a checkpoint whose {key} are tensors", f"one with another {name!r}"
                 )
     check_modes(saved["modes"])
+
+
+def _check_apart(saved: Mapping[str, Any], parameters: Mapping[str, Any], buffers: Mapping[str, Any]) -> None:
+    """Raise `ValueError` if a tensor is stored as what it is not, or both stored and gone."""
+    stored = {*saved["parameters"], *saved["buffers"]}
+    odd = [*(stored & set(saved["gone"])), *(set(saved["parameters"]) & set(saved["buffers"]))]
+    odd += [name for name in saved["parameters"] if name in buffers and name not in parameters]
+    odd += [name for name in saved["buffers"] if name in parameters and name not in buffers]
+    if odd:
+        raise wrong_value("path", "a checkpoint with each tensor in one place", f"{odd[0]!r} in another")
 
 
 def _check_new_names(model: nn.Module, saved: Mapping[str, Any], both: Mapping[str, Tensor]) -> None:

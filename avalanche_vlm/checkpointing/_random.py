@@ -47,6 +47,9 @@ def check_random_state(state: dict[str, Any]) -> None:
     try:
         version, words, gauss = state["python"]
         random.Random().setstate((version, tuple(_numbers(words).tolist()), gauss))
+        for own in state["cuda"]:
+            if own.dtype != torch.uint8:
+                raise ValueError(f"a state of a GPU of {own.dtype}")
         kind, keys, position, has_gauss, cached = state["numpy"]
         check_position(position, TWISTER_NUMBERS)
         np.random.RandomState().set_state((kind, _numbers(keys), position, has_gauss, cached))

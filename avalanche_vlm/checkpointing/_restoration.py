@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ from avalanche_vlm.checkpointing._module_attributes import read_changes, set_cha
 from avalanche_vlm.checkpointing._random import check_random_state, set_random_state
 from avalanche_vlm.checkpointing._settings import check_model_settings, warn_of_settings
 from avalanche_vlm.checkpointing._walk import Run, parts
+
+_SENTENCE = re.compile(r"`[^`]+` must be .*; got ", re.DOTALL)
 
 
 class Restoration:
@@ -49,8 +52,8 @@ class Restoration:
             strategy.model.to(strategy.device)
             self._plan()
         except Exception as error:
-            if isinstance(error, DamagedCheckpoint) or "; got " in str(error):
-                raise  # a sentence of ours
+            if isinstance(error, DamagedCheckpoint) or _is_sentence(error):
+                raise
             reason = f"{type(error).__name__}: {error}".split("\n", 1)[0]
             raise DamagedCheckpoint(
                 f"the content of the checkpoint is not what was written: {reason}"
@@ -93,6 +96,8 @@ class Restoration:
         check_model_settings(built.model.settings, state["model settings"])
         _check_groups(built.groups, state["groups"])
         check_random_state(state["random"])
+        if any(type(count) is not int for count in self.position):
+            raise wrong_value("path", "a checkpoint with whole numbers of experiences", str(self.position))
         self._logs = check_log_positions(strategy, state["logs"], self._run.data.benchmark)
         if tell:
             warn_of_settings(built.settings, state["settings"])
@@ -153,6 +158,11 @@ class Restoration:
                 "strategy.model", f"one with the {kind} {rest[:1]}, as in the run", "one without"
             )
         return found[rest[0]]
+
+
+def _is_sentence(error: Exception) -> bool:
+    """Return whether an error about an argument is one of ours."""
+    return isinstance(error, (TypeError, ValueError)) and bool(_SENTENCE.match(str(error)))
 
 
 def _check_kinds(present: Mapping[str, Any], saved: Mapping[str, Any]) -> None:

@@ -97,7 +97,7 @@ def _template(model: nn.Module, value: nn.Module) -> str | None:
 
 def _most_copied(model: nn.Module) -> int:
     """Return how many bytes of copies of a model a file may ask for: it has what differs in them alone."""
-    return 64 * sum(tensor.nbytes for tensor in tensors_of(model).values()) + (64 << 20)
+    return 64 * sum(tensor.nbytes for tensor in tensors_of(model).values()) + (16 << 20)
 
 
 def _encode_copy(encoder: Encoder, value: nn.Module, path: Path, template: str) -> tuple[Any, ...]:

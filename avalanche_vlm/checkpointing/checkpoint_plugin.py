@@ -121,7 +121,7 @@ class CheckpointPlugin(CheckpointingPlugin):
             ValueError: the strategy has another `CheckpointPlugin`, or this one belongs to another strategy.
         """
         check_only_one(strategy)
-        self._check_owner(strategy)
+        self.check_owner(strategy)
         self._strategy = weakref.ref(strategy)
         if self._run is None or not self._begun:
             self._run = run
@@ -169,14 +169,14 @@ class CheckpointPlugin(CheckpointingPlugin):
 
     def before_training(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Begin the run, if `resume` has not been called and this is the first callback."""
-        self._check_owner(strategy)
+        self.check_owner(strategy)
         if self._run is None:
             self._attach_late(strategy)
             self.begin_training(strategy)
 
     def before_eval(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Begin the run, if `resume` has not been called and this is the first callback."""
-        self._check_owner(strategy)
+        self.check_owner(strategy)
         if self._run is None:
             self._attach_late(strategy)
             self.begin_evaluation(strategy)
@@ -218,7 +218,7 @@ class CheckpointPlugin(CheckpointingPlugin):
                 self._interrupt.stop_listening()
             self._interrupt.raise_if_asked(self._message())
 
-    def _check_owner(self, strategy: Any) -> None:
+    def check_owner(self, strategy: Any) -> None:
         """Raise if the checkpoints are those of another strategy."""
         if self._strategy is not None and self._strategy() is not strategy:
             raise wrong_value(

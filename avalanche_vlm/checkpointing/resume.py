@@ -75,6 +75,7 @@ def resume(strategy: Any, path: str | os.PathLike[str], benchmark: Any) -> int:
             return 0
         found, file = newest
     if plugin is not None:
+        plugin.check_owner(strategy)
         plugin.check_folder(str(file.header["run"]))
     _warn_of_versions(found, file)
     _warn_of_evaluations(found, file)
@@ -90,10 +91,10 @@ def resume(strategy: Any, path: str | os.PathLike[str], benchmark: Any) -> int:
     inner = (start if middle is None else middle).position
     if start.position[0] != position[0] or inner[0] != position[0] or (middle and inner[1] != position[1]):
         raise DamagedCheckpoint(f"{found} is damaged: its header says {position}, and its content {inner}")
+    start.apply()
     if plugin is not None:
         plugin.attach(strategy, run, resumed=file.header)
         run.built = replace(start.built, settings=start.settings)  # also for whoever resumes what follows
-    start.apply()
     settle_after_skipping(strategy, benchmark)
     # What was logged up to the middle stays; going back there a second time takes out what the
     # beginning of the experience writes again.

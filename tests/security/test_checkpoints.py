@@ -15,6 +15,7 @@ from safetensors.torch import save as save_tensors
 from avalanche_vlm.checkpointing import _file, resume
 from avalanche_vlm.checkpointing._allowed import _known_classes, factories, known_functions
 from avalanche_vlm.checkpointing._bytes import from_bytes, packed, to_bytes
+from avalanche_vlm.checkpointing._graph import is_place
 from avalanche_vlm.testing import tiny_benchmark
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -434,14 +435,21 @@ def refused_within(checkpoint, content, megabytes):
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < megabytes
 
 
-@pytest.mark.parametrize("claimed", ["right", "small", "huge"])
-def test_half_a_megabyte_does_not_become_gigabytes(checkpoint, claimed):
+@pytest.fixture(scope="module")
+def blanks():
+    """Many megabytes of blanks in some kilobytes, and how many they are."""
     packer = lzma.LZMACompressor(
-        check=lzma.CHECK_NONE, filters=[{"id": lzma.FILTER_LZMA2, "preset": 1, "dict_size": 1 << 20}]
+        check=lzma.CHECK_NONE, filters=[{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 1 << 20}]
     )
     block = b" " * (1 << 24)
-    made = b"".join([packer.compress(b"["), *(packer.compress(block) for _ in range(64)), packer.flush()])
-    length = {"right": 64 * len(block) + 1, "small": 1 << 20, "huge": 1 << 60}[claimed]
+    made = [packer.compress(b"["), *(packer.compress(block) for _ in range(20)), packer.flush()]
+    return b"".join(made), 20 * len(block) + 1
+
+
+@pytest.mark.parametrize("claimed", ["right", "small", "huge"])
+def test_some_kilobytes_do_not_become_hundreds_of_megabytes(checkpoint, blanks, claimed):
+    made, whole = blanks
+    length = {"right": whole, "small": 1 << 18, "huge": 1 << 60}[claimed]
     lengths = len(made).to_bytes(8, "big") + length.to_bytes(8, "big")
     refused_within(checkpoint, lengths + made + save_tensors({}), megabytes=150)
 
@@ -530,3 +538,143 @@ def test_a_run_keeps_what_it_holds(checkpoint):
         {1: [1]},
     )
     assert holder.folder == Path(checkpoint.parents[1])
+
+
+# What a second look found.
+
+HOLDER = ("plugins", (0,))
+
+
+def lambda_schedule(s, function):
+    return s.add(
+        "object",
+        None,
+        "torch.optim.lr_scheduler.LambdaLR",
+        [("lr_lambdas", s.add("list", None, [function])), ("last_epoch", 41)],
+        [],
+    )
+
+
+@pytest.mark.parametrize("name", ["kind", "function", "tokenizer"])
+def test_a_schedule_takes_no_function_of_a_file(checkpoint, name):
+    def change(s):
+        function = s.add("kept", (*HOLDER, name))
+        if name == "tokenizer":
+            function = s.add("object", (*HOLDER, name), "checkpoint_attacks.Tokenizer", [], ["name"])
+        s.set(".Holder", "new", lambda_schedule(s, function))
+
+    attempt(checkpoint, change, "where constructors put them")
+
+
+def test_the_functions_of_a_live_schedule_stay(checkpoint):
+    def change(s):
+        pairs = [("lr_lambdas", s.add("list", None, [s.add("kept", (*HOLDER, "function"))]))]
+        name = "torch.optim.lr_scheduler.LambdaLR"
+        s.set(".Holder", "decay", s.add("object", (*HOLDER, "decay"), name, pairs, []))
+
+    _, refused = attempt(checkpoint, change)
+    assert refused is not None
+
+
+@pytest.mark.parametrize(
+    ("home", "name", "pairs"),
+    [
+        ("level", "checkpoint_attacks.Level", [("_value_", 99)]),
+        ("net", "torch.nn.modules.linear.Linear", [("training", False)]),
+        ("other", "torch.optim.sgd.SGD", [("defaults", None)]),
+    ],
+)
+def test_what_has_a_kind_of_its_own_is_no_plain_object(checkpoint, home, name, pairs):
+    _, refused = attempt(
+        checkpoint, lambda s: s.set(".Holder", "new", s.add("object", (*HOLDER, home), name, pairs, []))
+    )
+    assert refused is not None
+
+
+def test_a_chain_of_schedules_has_schedules_alone(checkpoint):
+    def change(s):
+        inner = s.add(
+            "list",
+            None,
+            [s.add("object", (*HOLDER, "writer"), "checkpoint_attacks.Writer", [], ["file", "folder"])],
+        )
+        name = "torch.optim.lr_scheduler.SequentialLR"
+        s.set(".Holder", "new", s.add("object", None, name, [("_schedulers", inner)], []))
+
+    _, refused = attempt(checkpoint, change)
+    assert refused is not None
+
+
+@pytest.mark.parametrize("name", ["function", "tokenizer", "folder", "method"])
+def test_what_acts_is_not_deleted(checkpoint, name):
+    def change(s):
+        number = s.node(".Holder")
+        kind, home, own, pairs, left = s.state["nodes"][number]
+        s.state["nodes"][number] = (kind, home, own, [pair for pair in pairs if pair[0] != name], left)
+
+    attempt(checkpoint, change, "where constructors put them")
+
+
+@pytest.mark.parametrize("name", ["a." * 30_000 + "b", ".".join("a" * 30)])
+def test_loggers_of_python_are_few(checkpoint, name):
+    attempt(checkpoint, lambda s: s.set(".Holder", "new", s.add("logger", None, name)), "name of a logger")
+
+
+@pytest.mark.parametrize("kind", ["dict", "set", "frozenset"])
+def test_keys_do_not_collide(checkpoint, kind):
+    keys = [(2**61 - 1) * number for number in range(1, 3000)]
+    node = [(key, None) for key in keys] if kind == "dict" else keys
+    attempt(checkpoint, lambda s: s.set(".Holder", "new", s.add(kind, None, node)), "chosen to take long")
+
+
+@pytest.mark.parametrize("where", ["_datasets", "_indices"])
+def test_a_range_is_no_data(checkpoint, where):
+    def change(s):
+        encoded = data_of(s, texts=[1])
+        kind, home, name, pairs, left = s.state["nodes"][encoded[0]]
+        many = s.add("range", None, 0, 10**12, 1)
+        value = s.add("list", None, [many]) if where == "_datasets" else many
+        pairs = [(own, value if own == where else content) for own, content in pairs]
+        s.state["nodes"][encoded[0]] = (kind, home, name, pairs, left)
+        s.set(".Holder", "new", encoded)
+
+    attempt(checkpoint, change, "samples")
+
+
+@pytest.mark.parametrize("text", ["/somewhere", "https://somewhere", "~/x", "../x"])
+@pytest.mark.parametrize("attribute", ["text_folder", "step"])
+def test_text_that_names_a_place_is_not_taken(checkpoint, attribute, text):
+    strategy, _ = attempt(checkpoint, lambda s: s.set(".Holder", attribute, text))
+    assert getattr(strategy.plugins[0], attribute) != text
+
+
+def test_bytes_that_begin_as_a_path_are_numbers():
+    assert not is_place(b"\x90\x01", b"/\x8f")
+    assert not is_place(None, b"/somewhere")
+    assert is_place(b"/here", b"/somewhere")
+
+
+def states(change):
+    return lambda s: change(s.state)
+
+
+LATE = {
+    "no state of a GPU": states(lambda state: state["random"].pop("cuda")),
+    "a number for GPUs": states(lambda state: state["random"].update(cuda=5)),
+    "a whole number that has a gradient": lambda s: s.set(
+        ".Holder", "new", s.add("tensor", None, torch.ones(2, dtype=torch.int64), True, True, False, None)
+    ),
+    "stored and gone": states(lambda state: state["model"].update(gone=["head.weight"])),
+    "a parameter among buffers": states(
+        lambda state: state["model"]["buffers"].update(state["model"]["parameters"])
+    ),
+    "text for a number of epochs": states(lambda state: state.update(epochs="x; got y")),
+    "a kind of part that is not known": states(lambda state: state["kinds"].update({"x; got y": 1})),
+    "a number for names": lambda s: s.state["roots"].update(strategy=(s.state["roots"]["strategy"][0], 5)),
+}
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_what_would_fail_while_it_is_put_in_is_refused_before(checkpoint, name):
+    _, refused = attempt(checkpoint, LATE[name])
+    assert refused is not None
