@@ -161,7 +161,7 @@ class Decoder:
             now = own.get(name)
             if is_bound(now) and value is not None and not is_bound(value):
                 raise self._moved((*path, name), value)
-            if own and not name.startswith(_MARKS) and value != now and _names_a_place(now, value):
+            if own and not name.startswith(_MARKS) and _names_another_place(now, value):
                 warnings.warn(
                     f"{shown_path((*path, name))} was {value!r} in the run that is resumed and is {now!r} "
                     "now, which stays: a checkpoint does not say where files are.",
@@ -423,5 +423,9 @@ class Decoder:
         return live
 
 
-def _names_a_place(own: Any, value: Any) -> bool:
-    return isinstance(value, (str, bytes)) and is_place(own, value)
+def _names_another_place(own: Any, value: Any) -> bool:
+    """Return whether a text says where something is, or would take the place of one that does."""
+    if not isinstance(value, (str, bytes)):
+        return False
+    same = type(own) is type(value) and own == value
+    return not same and is_place(own, value)
