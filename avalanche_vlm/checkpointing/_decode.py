@@ -125,14 +125,17 @@ class Decoder:
         self._made[self._number] = made
 
     def check_attributes(self, owner: Any, names: Iterable[str]) -> None:
-        """Raise `ValueError` unless attributes of an object are such as the encoder writes."""
+        """Raise `ValueError` unless attributes of an object are such as the encoder writes, each once."""
+        met: set[str] = set()
         for name in names:
-            if not isinstance(name, str) or is_fixed(owner, name) or not is_state(owner, name):
+            is_twice = name in met
+            if is_twice or not isinstance(name, str) or is_fixed(owner, name) or not is_state(owner, name):
                 raise wrong_value(
                     "path",
                     "a checkpoint as CheckpointPlugin writes it",
-                    f"one that sets {name} of a {type(owner).__name__}",
+                    f"one that sets {name} of a {type(owner).__name__}" + " twice" * is_twice,
                 )
+            met.add(name)
 
     def pairs(self, owner: Any, pairs: Sequence[Any], path: Path) -> dict[str, Any]:
         """Return attributes of an object, if these are such as the encoder writes.
@@ -145,19 +148,11 @@ class Decoder:
         Raises:
             ValueError: they are not.
         """
-        names = [name for name, _ in pairs]
-        self.check_attributes(owner, names)
-        if len(set(names)) != len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise wrong_value(
-                "path",
-                "a checkpoint as CheckpointPlugin writes it",
-                f"one that sets {twice} of a {type(owner).__name__} twice",
-            )
+        self.check_attributes(owner, [name for name, _ in pairs])
         with self._bounds.inside(owner):
             found = {name: self.decode(value, (*path, name)) for name, value in pairs}
         own: dict[str, Any] = vars(owner)
-        for name, value in [*found.items()]:
+        for name, value in found.items():
             now = own.get(name)
             if is_bound(now) and value is not None and not is_bound(value):
                 raise self._moved((*path, name), value)
