@@ -44,7 +44,8 @@ def offline(arguments: argparse.Namespace) -> tuple:
     transforms = dict.fromkeys(("train_transform", "eval_transform"), backbone.eval_transform)
     per_class = {"train_per_class": 4, "test_per_class": 2} if arguments.smoke else {"test_per_class": 10}
     stream = {"styles": ["sketch", "night", "mosaic"], "n_experiences_per_dataset": 2, **transforms}
-    benchmark = benchmarks.small_world_sequence_benchmark(objects=HELD_OUT[:30], **stream, **per_class)
+    objects = HELD_OUT[: 12 if arguments.smoke else 30]
+    benchmark = benchmarks.small_world_sequence_benchmark(objects=objects, **stream, **per_class)
     names, lora = benchmarks.class_names(benchmark), LoRA(rank=32, factors=("B",))
     model = CLIPClassifier(backbone, DualPathHead(), class_names=names, trainable=lora)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)

@@ -9,6 +9,7 @@ import warnings
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from itertools import chain, permutations
 from pathlib import PurePath
 from types import ModuleType
 from typing import Any
@@ -293,9 +294,8 @@ def in_order_of_insertion(values: set[Any]) -> list[Any]:
     the classes of a buffer depend on it.
     """
     order = list(values)
-    candidate, shuffler = order, random.Random(0)
-    for _ in range(2000):
-        if list(set(candidate)) == order:
-            return candidate
-        candidate = shuffler.sample(order, len(order))
-    return order
+    # A larger table than that of a new set may have an order that no insertion leads to.
+    shuffler = random.Random(0)
+    shuffled = (shuffler.sample(order, len(order)) for _ in range(2000))
+    candidates = permutations(order) if len(order) <= 6 else chain([order], shuffled)
+    return next((list(each) for each in candidates if list(set(each)) == order), order)

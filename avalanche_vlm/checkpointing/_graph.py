@@ -20,6 +20,7 @@ import io
 import os
 import re
 import weakref
+from functools import lru_cache
 from pathlib import PurePath
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -104,17 +105,22 @@ def is_state(owner: Any, name: str) -> bool:
     The encoder writes no other and the decoder accepts no other: a file cannot say where a logger
     writes, what a method does, or which model is trained.
     """
-    if name.startswith("__") or callable(getattr(type(owner), name, None)):
+    kind = type(owner)
+    if name.startswith("__") or callable(getattr(kind, name, None)) or name in _not_stored(kind):
         return False
-    if any(isinstance(owner, kind) and name in names for kind, names in _NOT_STORED.items()):
-        return False
-    if isinstance(owner, ResultsLogger):
+    if not issubclass(kind, BaseLogger):
+        return True
+    if issubclass(kind, ResultsLogger):
         return name == "run" or name.startswith("_")
-    if isinstance(owner, BaseLogger):
-        if type(owner).__module__.startswith("avalanche.logging."):
-            return name in _LOGGER_STATE
-        return name not in _built_texts(owner) and not isinstance(vars(owner).get(name), PurePath)
-    return True
+    if kind.__module__.startswith("avalanche.logging."):
+        return name in _LOGGER_STATE
+    return name not in _built_texts(owner) and not isinstance(vars(owner).get(name), PurePath)
+
+
+@lru_cache(maxsize=1024)
+def _not_stored(kind: type) -> frozenset[str]:
+    """Return the attributes that no object of a class stores; asked for every attribute of every object."""
+    return frozenset[str]().union(*(names for base, names in _NOT_STORED.items() if issubclass(kind, base)))
 
 
 def is_fixed(owner: Any, name: str) -> bool:
