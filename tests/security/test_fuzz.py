@@ -66,26 +66,37 @@ def test_a_generator_of_numpy_is_not_sent_outside_its_numbers(position):
         check_random_state(state | {"numpy": (kind, keys, position, *rest)})
 
 
-@pytest.mark.parametrize(("kind", "place"), [("MT19937", ("state", "pos")), ("Philox", ("buffer_pos",))])
-def test_neither_is_one_that_a_plugin_holds(kind, place, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "name", "position"), [("MT19937", "pos", 7000), ("Philox", "buffer_pos", -9)]
+)
+def test_neither_is_one_that_a_plugin_holds(kind, name, position, tmp_path):
     def built():
         made, benchmark = Script(made_by(FineTune)).built("a", tmp_path / "results.csv")
         made.generator = np.random.Generator(getattr(np.random, kind)(0))
         return made, benchmark
 
+    changed = []
+
+    def change(content):
+        """Return content of a file with the position set; not every NumPy lets a generator have it."""
+        if not isinstance(content, (list, tuple)):
+            return content
+        if len(content) == 2 and content[0] == name and type(content[1]) is int:
+            changed.append(content[1])
+            return type(content)((name, position))
+        return type(content)(change(each) for each in content)
+
     strategy, benchmark = built()
-    save(strategy, tmp_path / "run.ckpt", benchmark)
-    assert resume(built()[0], tmp_path / "run.ckpt", benchmark) == 0
-    inner = strategy.generator.bit_generator.state
-    for step in place[:-1]:
-        inner = inner[step]
-    state = {**strategy.generator.bit_generator.state}
-    assert type(inner[place[-1]]) is int
-    state = state | ({"state": {**state["state"], "pos": 7000}} if kind == "MT19937" else {"buffer_pos": -9})
-    strategy.generator.bit_generator.state = state
-    save(strategy, tmp_path / "run.ckpt", benchmark)
+    path = tmp_path / "run.ckpt"
+    save(strategy, path, benchmark)
+    assert resume(built()[0], path, benchmark) == 0
+    file = checkpoint_file.read_checkpoint(path)
+    state = from_bytes(file.sections["state"])
+    state["nodes"] = change(state["nodes"])
+    assert len(changed) == 1
+    checkpoint_file.write_checkpoint(path, file.header, {"state": to_bytes(state)})
     with pytest.raises(ValueError, match="run.ckpt is damaged.* numbers"):
-        resume(built()[0], tmp_path / "run.ckpt", benchmark)
+        resume(built()[0], path, benchmark)
 
 
 @pytest.mark.parametrize(
