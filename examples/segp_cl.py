@@ -42,14 +42,13 @@ def offline(arguments: argparse.Namespace) -> tuple:
     """Return the same for the small world; weight and temperature of the paper are for OpenAI's model."""
     backbone = OpenCLIPBackbone("small-clip", pretrained="small-world")
     transforms = dict.fromkeys(("train_transform", "eval_transform"), backbone.eval_transform)
-    per_class = {"train_per_class": 4, "test_per_class": 2} if arguments.smoke else {"test_per_class": 10}
+    count, test, train, steps = (12, 2, 4, 2) if arguments.smoke else (30, 10, 30, 15)
+    size = {"objects": HELD_OUT[:count], "test_per_class": test, "train_per_class": train}
     stream = {"styles": ["sketch", "night", "mosaic"], "n_experiences_per_dataset": 2, **transforms}
-    objects = HELD_OUT[: 12 if arguments.smoke else 30]
-    benchmark = benchmarks.small_world_sequence_benchmark(objects=objects, **stream, **per_class)
-    names, lora = benchmarks.class_names(benchmark), LoRA(rank=32, factors=("B",))
-    model = CLIPClassifier(backbone, DualPathHead(), class_names=names, trainable=lora)
+    benchmark = benchmarks.small_world_sequence_benchmark(**stream, **size)
+    names, trainable = benchmarks.class_names(benchmark), LoRA(rank=32, factors=("B",))
+    model = CLIPClassifier(backbone, DualPathHead(), class_names=names, trainable=trainable)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)
-    steps = 2 if arguments.smoke else 15
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, WarmupCosine(0, steps))
     plugins = [LRSchedulerPlugin(schedule, step_granularity="iteration", reset_lr=False)]
     anchors = AdversarialAnchors(seeds_per_class=3, steps=5, step_size=3e-3, batch_size=16)
