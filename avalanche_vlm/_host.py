@@ -109,6 +109,17 @@ def experience_classes(experience: Any) -> Tensor:
     return torch.tensor(sorted(int(label) for label in dataset.targets.uniques))
 
 
+def attribute_at_ends(dataset: Any, name: str) -> tuple[Any, ...]:
+    """Return what the first and the last sample of a data set carry as an attribute, if they carry it.
+
+    Joining keeps the order of the parts, so the two ends differ where two joined parts do.
+    """
+    attribute = getattr(dataset, name, None)
+    if not isinstance(attribute, DataAttribute) or len(attribute) == 0:
+        return ()
+    return attribute[0], attribute[len(attribute) - 1]
+
+
 def eval_loader(dataset: Any, batch_size: int) -> DataLoader[Any]:
     """Return a loader of a data set of the host: each sample once, in order, without a random draw."""
     return DataLoader(

@@ -15,6 +15,7 @@ from avalanche.benchmarks import CLScenario, CLStream
 from avalanche.benchmarks.utils import AvalancheDataset, ConstantSequence, DataAttribute
 
 from avalanche_vlm._checks import wrong_type, wrong_value
+from avalanche_vlm._host import attribute_at_ends
 from avalanche_vlm.text import ClassNames
 
 ATTRIBUTE = "class_names"
@@ -48,19 +49,17 @@ def class_names(source: Any) -> ClassNames:
     for dataset in _datasets(source):
         if len(dataset) == 0:
             continue
-        attribute = getattr(dataset, ATTRIBUTE, None)
-        if isinstance(attribute, DataAttribute):
-            # Joining keeps the order of the parts, so the two ends differ where two parts do.
-            first, last = attribute[0], attribute[len(attribute) - 1]
-            if isinstance(first, ClassNames):
-                if first != last:
-                    raise wrong_value(
-                        "source",
-                        "data with one list of class names",
-                        f"parts with {len(first)} and {len(last)} different names, joined",
-                        "Build it by `multi_dataset_benchmark`, or name it anew by `with_class_names`.",
-                    )
-                return first
+        ends = attribute_at_ends(dataset, ATTRIBUTE)
+        if ends and isinstance(ends[0], ClassNames):
+            first, last = ends
+            if first != last:
+                raise wrong_value(
+                    "source",
+                    "data with one list of class names",
+                    f"parts with {len(first)} and {len(last)} different names, joined",
+                    "Build it by `multi_dataset_benchmark`, or name it anew by `with_class_names`.",
+                )
+            return first
         break
     raise wrong_value(
         "source",

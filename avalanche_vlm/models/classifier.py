@@ -19,6 +19,7 @@ from avalanche_vlm.models.adapters import EmbeddingAdapter
 from avalanche_vlm.models.backbone import VisionLanguageBackbone
 from avalanche_vlm.models.fingerprint import fingerprint
 from avalanche_vlm.models.heads import TextHead, VisualSpace, adds_names
+from avalanche_vlm.models.known_names import check_known_names
 from avalanche_vlm.models.lora import LoRA
 from avalanche_vlm.models.modes import is_frozen
 from avalanche_vlm.models.parts import part_config
@@ -171,7 +172,21 @@ class CLIPClassifier(DynamicModule):
         """Record the classes of a training experience as seen; an eval experience changes nothing.
 
         Raises:
-            ValueError: the experience is empty, or has labels outside the names.
+            ValueError: as in `check_experience`.
+        """
+        classes = self.check_experience(experience)
+        if self.training:
+            self.classes_seen[classes.to(self.classes_seen.device)] = True
+            self.head.adapt(self.classes_seen)
+
+    def check_experience(self, experience: Any) -> Tensor:
+        """Return the class ids of an experience (K,), in order, if they mean what the model's ids mean.
+
+        Whatever works on the data of an experience before the host adapts the model to it asks first.
+
+        Raises:
+            ValueError: the experience is empty, has labels outside the names, or its data were named (see
+                `avalanche_vlm.benchmarks.class_names`) and mean other classes by the same ids.
         """
         classes = experience_classes(experience)
         if classes[0] < 0 or classes[-1] >= len(self.class_names):
@@ -181,9 +196,8 @@ class CLIPClassifier(DynamicModule):
                 f"labels from {int(classes[0])} to {int(classes[-1])}",
                 "Name all classes of the benchmark with model.set_classes(class_names(benchmark)).",
             )
-        if self.training:
-            self.classes_seen[classes.to(self.classes_seen.device)] = True
-            self.head.adapt(self.classes_seen)
+        check_known_names(experience, self.class_names)
+        return classes
 
     def encode(self, x: Tensor) -> Tensor:
         """Return embeddings (B, D) of images (B, 3, H, W); embeddings (B, D) pass through.

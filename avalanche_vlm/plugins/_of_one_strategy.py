@@ -10,6 +10,7 @@ from avalanche.core import SupervisedPlugin
 from avalanche_vlm._runs import claim
 from avalanche_vlm._stateful import Stateful
 from avalanche_vlm.memory import SeedBuffer
+from avalanche_vlm.models import CLIPClassifier
 from avalanche_vlm.sources import PromptUnion
 
 _ADVICE = "Build new plugins, and what they are made of, for each strategy."
@@ -31,6 +32,16 @@ class OfOneStrategy(SupervisedPlugin[Any]):
         """Belong to the strategy, now that nothing has refused to train."""
         self._claim(strategy, for_good=True)
         super().before_training_epoch(strategy, *args, **kwargs)
+
+    def before_train_dataset_adaptation(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        """Refuse data that mean other classes than the model, before a plugin works on them.
+
+        Raises:
+            ValueError: as in `CLIPClassifier.check_experience`.
+        """
+        if isinstance(strategy.model, CLIPClassifier):
+            strategy.model.check_experience(strategy.experience)
+        super().before_train_dataset_adaptation(strategy, *args, **kwargs)
 
     def _claim(self, strategy: Any, *, for_good: bool) -> None:
         for part in (self, *_parts(self, {id(self)})):

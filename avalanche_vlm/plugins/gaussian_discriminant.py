@@ -44,6 +44,7 @@ class GaussianDiscriminantPlugin(SupervisedPlugin[Any]):
         """Add the samples."""
         model = strategy.model
         head = discriminant_head(model)
+        model.check_experience(strategy.experience)
         for experience in trained_experiences(strategy):
             for embeddings, labels, _ in latent_features(strategy, experience.dataset):
                 with torch.no_grad():

@@ -319,3 +319,51 @@ def test_only_labelled_benchmarks_can_be_named(by_hand, names):
 
 def test_eager_streams_stay_eager(by_hand, names):
     assert isinstance(with_class_names(by_hand["from datasets"], names).train_stream, EagerCLStream)
+
+
+@pytest.mark.parametrize("order", [[4, 0, 5, 2, 1, 3], [4, 0, 5, 2]], ids=["all", "some"])
+def test_names_of_a_benchmark_whose_ids_the_host_has_numbered_anew(order, embeddings, names):
+    x, y = embeddings()
+    data = TensorDataset(x, y)
+    data.targets = y.tolist()
+    arguments = {"n_experiences": 2, "task_labels": False, "fixed_class_order": order}
+    plain = nc_benchmark(data, data, class_ids_from_zero_from_first_exp=True, **arguments)
+    with pytest.raises(ValueError, match="`ids` must be given.*ids='original'.*ids='new'"):
+        with_class_names(plain, names)
+    for given, ids in ((names, "original"), ([names[old] for old in order], "new")):
+        named = with_class_names(plain, given, ids=ids)
+        for experience in (*named.train_stream, *named.test_stream):
+            for row, label, *_ in experience.dataset:
+                # A row says by itself which class of the data set it is.
+                assert class_names(experience)[label] == names[int(row[: len(names)].argmax())]
+
+
+def test_names_by_original_ids_are_those_of_the_whole_data_set(embeddings, names):
+    x, y = embeddings()
+    data = TensorDataset(x, y)
+    data.targets = y.tolist()
+    plain = nc_benchmark(
+        data, data, 2, task_labels=False, fixed_class_order=[4, 0], class_ids_from_zero_from_first_exp=True
+    )
+    with pytest.raises(ValueError, match="`names` must be 6 names.*of the data set.*got 2 names"):
+        with_class_names(plain, names[:2], ids="original")
+    with pytest.raises(ValueError, match="`names` must be 2 names.*got 6"):
+        with_class_names(plain, names, ids="new")
+    with pytest.raises(ValueError, match="`ids` must be .*original.*new"):
+        with_class_names(plain, names, ids="old")
+
+
+def test_ids_that_are_those_of_the_data_set_need_no_word(embeddings, names):
+    x, y = embeddings()
+    data = TensorDataset(x, y)
+    data.targets = y.tolist()
+    plain = nc_benchmark(data, data, 2, task_labels=False, seed=3)
+    for ids in (None, "original", "new"):
+        assert class_names(with_class_names(plain, names, ids=ids)).names == tuple(names)
+
+
+def test_an_id_with_another_meaning_in_each_experience_has_no_name(embeddings, names):
+    data = TensorDataset(*embeddings())
+    plain = nc_benchmark(data, data, 3, task_labels=True, seed=1, class_ids_from_zero_in_each_exp=True)
+    with pytest.raises(ValueError, match="same class in every experience.*class_ids_from_zero_in_each_exp"):
+        with_class_names(plain, names[:2])

@@ -131,7 +131,7 @@ def host_new_classes(backbone, tmp_path):
         class_ids_from_zero_from_first_exp=True,
         **transforms(backbone),
     )
-    return with_class_names(plain, [NAMES[i] for i in plain.classes_order_original_ids])
+    return with_class_names(plain, NAMES, ids="original")
 
 
 def host_task_incremental(backbone, tmp_path):
