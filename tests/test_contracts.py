@@ -75,6 +75,7 @@ from avalanche_vlm.plugins import (
     GenerativeLatentReplayPlugin,
     LabelSpaceCrossEntropy,
     LearningRatesPlugin,
+    MASPlugin,
     PastGenerativeLatentReplayPlugin,
     PrototypePlugin,
     PrototypeTransferPlugin,
@@ -369,6 +370,7 @@ COMPONENTS = [
     ),
     Component(SynapticIntelligencePlugin, {"si_lambda": -1, "eps": 0}, {"si_lambda": 1.0}),
     Component(GDumbPlugin, {"mem_size": 0}),
+    Component(MASPlugin, {"lambda_reg": -1, "alpha": 2, "verbose": 1}),
     *(
         Component(
             kind,
@@ -477,7 +479,13 @@ def test_source_and_deviations_are_named(component):
 
 def test_callbacks_are_the_hosts():
     ours = (
-        *(LabelSpaceCrossEntropy(), SynapticIntelligencePlugin(1.0), GDumbPlugin(), FastLoadingPlugin()),
+        *(
+            LabelSpaceCrossEntropy(),
+            SynapticIntelligencePlugin(1.0),
+            MASPlugin(),
+            GDumbPlugin(),
+            FastLoadingPlugin(),
+        ),
         GenerativeLatentReplayPlugin(DiagonalGaussian()),
         PastGenerativeLatentReplayPlugin(DiagonalGaussian()),
         GaussianDiscriminantPlugin(),

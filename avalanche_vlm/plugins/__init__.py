@@ -12,6 +12,7 @@ from avalanche_vlm.plugins.generative_latent_replay import (
 )
 from avalanche_vlm.plugins.label_space_cross_entropy import LabelSpaceCrossEntropy
 from avalanche_vlm.plugins.learning_rates import LearningRatesPlugin
+from avalanche_vlm.plugins.memory_aware_synapses import MASPlugin
 from avalanche_vlm.plugins.prototypes import PrototypePlugin, PrototypeTransferPlugin
 from avalanche_vlm.plugins.regularizer import RegularizerPlugin
 from avalanche_vlm.plugins.synaptic_intelligence import SynapticIntelligencePlugin
@@ -32,6 +33,7 @@ __all__ = [
     "GenerativeLatentReplayPlugin",
     "LabelSpaceCrossEntropy",
     "LearningRatesPlugin",
+    "MASPlugin",
     "PastGenerativeLatentReplayPlugin",
     "PrototypePlugin",
     "PrototypeTransferPlugin",

@@ -11,7 +11,6 @@ from avalanche.training import (
     DER,
     ER_ACE,
     EWC,
-    MAS,
     Cumulative,
     JointTraining,
     LwF,
@@ -23,7 +22,7 @@ from avalanche.training.storage_policy import ClassBalancedBuffer, ParametricBuf
 from avalanche.training.templates import SupervisedTemplate
 
 from avalanche_vlm._checks import check_count
-from avalanche_vlm.plugins import GDumbPlugin, LabelSpaceCrossEntropy, SynapticIntelligencePlugin
+from avalanche_vlm.plugins import GDumbPlugin, LabelSpaceCrossEntropy, MASPlugin, SynapticIntelligencePlugin
 
 #: A function of the host's arguments that returns one of its strategies.
 StrategyBuilder = Callable[..., SupervisedTemplate[Any, Any, Any]]
@@ -42,7 +41,7 @@ def host_baselines(*, memory_size: int, n_experiences: int) -> dict[str, Strateg
     ====================== =========================================== ============================
     naive                  ``Naive``
     EWC                    ``EWC``                                     ``ewc_lambda=100``
-    MAS                    ``MAS``                                     ``lambda_reg=1``
+    MAS                    ``Naive``, `MASPlugin`                      ``lambda_reg=1``
     LwF                    ``LwF``, temperature 2                      ``alpha=5``
     SI                     ``Naive``, `SynapticIntelligencePlugin`     ``si_lambda=100``
     AGEM                   ``AGEM``, with an equal share of the
@@ -63,7 +62,7 @@ def host_baselines(*, memory_size: int, n_experiences: int) -> dict[str, Strateg
     The values are starting points and not tuned: see `avalanche_vlm.selection`. Those of EWC and MAS
     belong to a batch size, because the host takes the gradient of a batch for that of a sample.
     DER and ER-ACE compute their losses over all named classes once they have a memory, whatever the
-    criterion. SI and GDumb are built of this package's plugins, which mend the host's. After training
+    criterion. MAS, SI and GDumb are built of this package's plugins, which mend the host's. After training
     take ``strategy.model``: GDumb trains copies. Left out is
     ``StreamingLDA``, which trains no model: give it ``slda_model=model.backbone.image_tower`` on
     images, or ``torch.nn.Identity()`` on embeddings.
@@ -86,7 +85,7 @@ def host_baselines(*, memory_size: int, n_experiences: int) -> dict[str, Strateg
     builders: dict[str, StrategyBuilder] = {
         "naive": Naive,
         "EWC": partial(EWC, ewc_lambda=100.0),
-        "MAS": partial(MAS, lambda_reg=1.0),
+        "MAS": partial(_memory_aware_synapses, lambda_reg=1.0),
         "SI": partial(_synaptic_intelligence, si_lambda=100.0),
         "LwF": partial(LwF, alpha=5.0, temperature=2.0),
         "AGEM": partial(AGEM, patterns_per_exp=max(memory_size // n_experiences, 1), sample_size=64),
@@ -121,3 +120,9 @@ def _gdumb(memory_size: int, *, plugins: Sequence[Any] = (), **arguments: Any) -
 
 def _synaptic_intelligence(*, si_lambda: float, plugins: Sequence[Any] = (), **arguments: Any) -> Naive:
     return Naive(plugins=[*plugins, SynapticIntelligencePlugin(si_lambda)], **arguments)
+
+
+def _memory_aware_synapses(
+    *, lambda_reg: float, alpha: float = 0.5, plugins: Sequence[Any] = (), **arguments: Any
+) -> Naive:
+    return Naive(plugins=[*plugins, MASPlugin(lambda_reg, alpha=alpha)], **arguments)

@@ -16,6 +16,7 @@ from avalanche_vlm.plugins import (
     GenerativeLatentReplayPlugin,
     LabelSpaceCrossEntropy,
     LearningRatesPlugin,
+    MASPlugin,
     RegularizerPlugin,
     SynapticIntelligencePlugin,
 )
@@ -43,6 +44,7 @@ PLUGINS = {
     "consolidation": lambda: AdaptiveWeightConsolidationPlugin(CrossModalDistillation(CurrentPairs())),
     "anchors": AdversarialAnchorDistillationPlugin,
     "synaptic intelligence": lambda: SynapticIntelligencePlugin(1.0),
+    "memory-aware synapses": MASPlugin,
     "memory of samples": lambda: GDumbPlugin(6),
 }
 
