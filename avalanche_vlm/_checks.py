@@ -73,6 +73,23 @@ def check_number(
         raise wrong_value(argument, " and ".join(["a finite number", *bounds]), value)
 
 
+def check_sequence(argument: str, value: Any, kind: type, what: str) -> None:
+    """Raise `TypeError` unless ``value`` is a list, or another sequence, of instances of ``kind``."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
+        raise wrong_type(argument, f"a list of {what}", value)
+    for each in value:
+        if not isinstance(each, kind):
+            raise wrong_type(argument, f"a list of {what}", each)
+
+
+def check_function(argument: str, value: Any, what: str = "a function") -> None:
+    """Raise `TypeError` unless ``value`` can be called and is not a class, most often one not yet built."""
+    if isinstance(value, type):
+        raise wrong_type(argument, what, value, f"Build one: {argument}={value.__name__}(...).")
+    if not callable(value):
+        raise wrong_type(argument, what, value)
+
+
 def check_count(argument: str, value: Any, *, at_least: int = 1) -> None:
     """Raise unless ``value`` is a whole number of at least ``at_least``."""
     if isinstance(value, bool) or not isinstance(value, Integral):

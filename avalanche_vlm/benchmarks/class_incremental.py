@@ -14,7 +14,7 @@ from avalanche.benchmarks.utils.classification_dataset import (
     _make_taskaware_classification_dataset,  # pyright: ignore[reportPrivateUsage]
 )
 
-from avalanche_vlm._checks import check_count, check_type, wrong_type, wrong_value
+from avalanche_vlm._checks import check_count, check_function, check_type, wrong_type, wrong_value
 from avalanche_vlm.benchmarks.class_names import check_labels, name_dataset
 from avalanche_vlm.text import ClassNames
 
@@ -138,8 +138,8 @@ def check_stream_arguments(
     """Raise `TypeError` for a wrong argument among those that every builder takes."""
     check_type("task_labels", task_labels, bool)
     for argument, transform in (("train_transform", train_transform), ("eval_transform", eval_transform)):
-        if transform is not None and not callable(transform):
-            raise wrong_type(argument, "a callable that is applied to x", transform)
+        if transform is not None:
+            check_function(argument, transform, "a callable that is applied to x")
 
 
 def check_every_class_present(

@@ -9,7 +9,7 @@ from typing import Any
 from avalanche.benchmarks.scenarios.deprecated.classification_scenario import GenericCLScenario
 from typing_extensions import Unpack
 
-from avalanche_vlm._checks import check_type, close_names, wrong_type, wrong_value
+from avalanche_vlm._checks import check_sequence, check_type, close_names, wrong_type, wrong_value
 from avalanche_vlm.benchmarks.class_folders import (
     AnyPath,
     class_folders,
@@ -118,8 +118,8 @@ def domain_folder_benchmark(
         )
     """
     found = class_folders(root, "root")
-    if isinstance(domains, str):
-        raise wrong_type("domains", "a list of domain folders", domains)
+    if domains is not None:
+        check_sequence("domains", domains, str, "domain folders")
     chosen = found if domains is None else list(domains)
     unknown = [domain for domain in chosen if domain not in found]
     if unknown or not chosen or len(set(chosen)) != len(chosen):

@@ -8,7 +8,7 @@ from pathlib import Path
 from avalanche.benchmarks.scenarios.deprecated.new_classes import NCScenario
 from typing_extensions import Unpack
 
-from avalanche_vlm._checks import wrong_value
+from avalanche_vlm._checks import check_count, wrong_value
 from avalanche_vlm.benchmarks.class_folders import (
     AnyPath,
     LabelledFiles,
@@ -72,6 +72,7 @@ def folder_benchmark(
             train_transform=model.train_transform, eval_transform=model.eval_transform,
         )
     """
+    check_count("split_seed", split_seed, at_least=0)
     folders = class_folders(train, "train")
     _check_no_parts(train, folders)
     if test is not None:

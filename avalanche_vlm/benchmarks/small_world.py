@@ -11,7 +11,7 @@ from avalanche.benchmarks.scenarios.deprecated.new_classes import NCScenario
 from torch import Tensor
 from typing_extensions import Unpack
 
-from avalanche_vlm._checks import check_choice, check_count, wrong_value
+from avalanche_vlm._checks import check_choice, check_count, check_sequence, wrong_value
 from avalanche_vlm.benchmarks.class_incremental import ClassIncrementalArguments, StreamArguments
 from avalanche_vlm.benchmarks.domain_benchmark import domain_benchmark
 from avalanche_vlm.benchmarks.multi_dataset_benchmark import multi_dataset_benchmark
@@ -49,6 +49,7 @@ def small_world_benchmark(
     (5, 40)
     """
     check_choice("style", style, STYLES)
+    _check_world((style,), objects, image_seed)
     if stream.get("n_experiences") is None and stream.get("classes_per_experience") is None:
         stream["n_experiences"] = 5
     train, test = _render_parts(objects, style, train_per_class, test_per_class, image_seed)
@@ -81,9 +82,9 @@ def small_world_domains_benchmark(
     >>> len(benchmark.train_stream), benchmark.n_classes
     (4, 20)
     """
+    _check_world(styles, objects, image_seed)
     parts: dict[str, tuple[Any, Any]] = {}
     for index, style in enumerate(styles):
-        check_choice("styles", style, STYLES)
         parts[style] = _render_parts(objects, style, train_per_class, test_per_class, image_seed + 2 * index)
     return domain_benchmark(parts, class_names=[each.name for each in objects], **stream)
 
@@ -128,16 +129,27 @@ def small_world_parts(
     image_seed: int,
 ) -> dict[str, tuple[Any, Any, Sequence[str]]]:
     """Return data sets for `multi_dataset_benchmark`, one per style, each of its share of the objects."""
+    _check_world(styles, objects, image_seed)
     if not styles or len(objects) % len(styles):
         raise wrong_value("objects", f"a multiple of the {len(styles)} styles", f"{len(objects)} objects")
     share = len(objects) // len(styles)
     parts: dict[str, tuple[Any, Any, Sequence[str]]] = {}
     for index, style in enumerate(styles):
-        check_choice("styles", style, STYLES)
         own = objects[index * share : (index + 1) * share]
         train, test = _render_parts(own, style, train_per_class, test_per_class, image_seed + 2 * index)
         parts[style] = (train, test, [each.name for each in own])
     return parts
+
+
+def _check_world(styles: Any, objects: Any, image_seed: Any) -> None:
+    """Raise for a wrong argument among those that say what is drawn."""
+    check_sequence("styles", styles, str, "names of styles")
+    for style in styles:
+        check_choice("styles", style, STYLES)
+    check_sequence("objects", objects, WorldObject, "objects of the small world")
+    if not objects:
+        raise wrong_value("objects", "at least one object", "none")
+    check_count("image_seed", image_seed, at_least=0)
 
 
 def _render_parts(
@@ -146,9 +158,6 @@ def _render_parts(
     """Return training and test images with their labels, drawn from two generators."""
     check_count("train_per_class", train_per_class)
     check_count("test_per_class", test_per_class)
-    check_count("image_seed", seed, at_least=0)
-    if not objects:
-        raise wrong_value("objects", "at least one object", "none")
 
     def part(count: int, part_seed: int) -> tuple[Tensor, Tensor]:
         y = torch.arange(len(objects)).repeat_interleave(count)

@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from avalanche_vlm._checks import check_count, check_type, wrong_value
+from avalanche_vlm._checks import check_count, check_sequence, check_type, wrong_value
 from avalanche_vlm.comparison._one_run import make, make_in_process, obstacle, run_folder
 from avalanche_vlm.comparison.outcome import Outcome, is_finished, outcome_of, read_outcome, write_outcome
 from avalanche_vlm.comparison.run import Run
@@ -73,6 +73,8 @@ def compare(
         KeyboardInterrupt: Ctrl-C, after the processes have ended: at the next end of an epoch or
             experience, at once if it is pressed twice.
     """
+    check_sequence("runs", runs, Run, "runs")
+    check_type("checkpoints", checkpoints, bool)
     runs = list(runs)
     _check(runs, processes)
     check_type("folder", folder, (str, os.PathLike))

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from avalanche_vlm._checks import check_type, wrong_value
+from avalanche_vlm._checks import check_sequence, check_type, wrong_value
 from avalanche_vlm.logging import ResultRow, TableColumn, final_values
 from avalanche_vlm.logging._figures import GREY, new_figure
 
@@ -38,6 +38,7 @@ def plot_overview(rows: Sequence[ResultRow], column: TableColumn) -> Figure:
         ValueError: the rows are of several benchmarks, or none has that accuracy.
     """
     check_type("column", column, TableColumn)
+    check_sequence("rows", rows, ResultRow, "rows of results")
     rows = list(rows)
     benchmarks = list(dict.fromkeys(row.benchmark for row in rows))
     if len(benchmarks) > 1:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
-from avalanche_vlm._checks import check_number
+from avalanche_vlm._checks import check_number, check_type
 
 
 @final
@@ -71,6 +71,8 @@ def paired_difference(
     References:
         Student: The Probable Error of a Mean. Biometrika 6(1), 1908.
     """
+    check_type("first", first, Mapping)
+    check_type("second", second, Mapping)
     check_number("confidence", confidence, above=0.0, below=1.0)
     pairs = [(value, second[seed]) for seed, value in first.items() if seed in second]
     differences = [a - b for a, b in pairs if a == a and b == b]  # NaN is not measured

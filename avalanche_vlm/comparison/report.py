@@ -12,7 +12,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from avalanche_vlm._checks import check_type, wrong_value
+from avalanche_vlm._checks import check_sequence, check_type, wrong_value
 from avalanche_vlm._files import replacing
 from avalanche_vlm.comparison._one_run import obstacle, run_folder
 from avalanche_vlm.comparison.outcome import Outcome, is_finished, outcome_of, read_outcome
@@ -78,11 +78,13 @@ def write_comparison(
         ValueError: there are no runs, columns without a second, or a damaged line in a file of results.
     """
     check_type("folder", folder, (str, os.PathLike))
+    check_sequence("runs", runs, Run, "runs")
+    check_type("title", title, str)
     folder, runs = Path(folder), list(runs)
     if not runs:
         raise wrong_value("runs", "at least one run", "none")
-    for run in runs:
-        check_type("runs", run, Run)
+    if columns is not None:
+        check_sequence("columns", columns, TableColumn, "columns")
     if columns is not None and len(columns) < 2:
         raise wrong_value("columns", "at least two, of which methods are compared by the second", columns)
     outcomes = [_outcome(run, folder) for run in runs]

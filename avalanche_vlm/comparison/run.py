@@ -115,6 +115,10 @@ def grid(methods: Mapping[str, Method], streams: Mapping[str, Stream], seeds: It
     >>> len(grid({"naive": print, "replay": print}, {"small world": print}, seeds=range(3)))
     6
     """
+    check_type("methods", methods, Mapping)
+    check_type("streams", streams, Mapping)
+    if isinstance(seeds, (str, Mapping)) or not isinstance(seeds, Iterable):
+        raise wrong_type("seeds", "a list of whole numbers", seeds)
     several = list(seeds)
     return [
         Run(method=method, stream=stream, seed=seed, build=build, prepare=prepare)

@@ -6,7 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, final
 
-from avalanche_vlm._checks import check_choice, check_type, wrong_type, wrong_value
+from avalanche_vlm._checks import (
+    check_choice,
+    check_count,
+    check_sequence,
+    check_type,
+    wrong_type,
+    wrong_value,
+)
 from avalanche_vlm.benchmarks import class_names
 from avalanche_vlm.functional.label_space import LABEL_SPACES, LabelSpace
 from avalanche_vlm.models import CLIPClassifier, TextHead, VisionLanguageBackbone, ZeroShotHead
@@ -58,6 +65,9 @@ class Setup:
         if not callable(self.head):
             raise wrong_type("head", "a function that makes a head", self.head)
         check_type("train_arguments", self.train_arguments, Mapping)
+        check_sequence("spaces", self.spaces, str, "label spaces")
+        check_count("seed", self.seed, at_least=0)
+        check_type("device", self.device, str)
         if not self.spaces:
             raise wrong_value("spaces", "at least one label space", self.spaces)
         for space in self.spaces:

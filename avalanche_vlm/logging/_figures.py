@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from avalanche_vlm._checks import check_choice, check_type, wrong_value
+from avalanche_vlm._checks import check_choice, check_count, check_type, wrong_value
 from avalanche_vlm._files import replacing
 from avalanche_vlm.functional.label_space import LABEL_SPACES, LabelSpace
 from avalanche_vlm.logging.result_row import ResultRow, Results
@@ -34,9 +34,12 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], *, dots_per_inch: 
         dots_per_inch: resolution of formats made of pixels.
 
     Raises:
-        TypeError: ``figure`` is not a figure.
+        TypeError: ``figure`` is not a figure, or another argument has another type.
+        ValueError: ``dots_per_inch`` is smaller than 1.
     """
     check_type("figure", figure, Figure)
+    check_type("path", path, (str, os.PathLike))
+    check_count("dots_per_inch", dots_per_inch)
     path = Path(path)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=dots_per_inch, format=path.suffix[1:])

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from torch import Tensor
 
-from avalanche_vlm._checks import check_choice, wrong_value
+from avalanche_vlm._checks import check_choice, check_sequence, wrong_value
 from avalanche_vlm.functional.label_space import LabelSpace
 from avalanche_vlm.logging._figures import GREY, new_figure, percent_matrices
 from avalanche_vlm.logging.result_row import Results
@@ -98,6 +98,8 @@ def _panels(matrices: dict[str, Tensor], space: LabelSpace, names: Sequence[str]
 
 def _draw_matrix(axes: Axes, matrix: Tensor, edge: float, names: Sequence[str] | None) -> AxesImage:
     size = matrix.shape[1]
+    if names is not None:
+        check_sequence("experience_names", names, str, "names")
     if names is not None and len(names) != size:
         raise wrong_value("experience_names", f"{size} names, one a column", f"{len(names)} names")
     image = axes.imshow(matrix.numpy(), cmap=_colours(), vmin=0, vmax=100, aspect="auto")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import torch
@@ -156,7 +156,11 @@ def as_rows(results: Results) -> list[ResultRow]:
 
 def all_rows(results: Results) -> list[ResultRow]:
     """Return rows from rows or from the path of a file or folder, those that were replaced later too."""
-    rows = read_results(results) if isinstance(results, str | os.PathLike) else list(results)
+    if isinstance(results, str | os.PathLike):
+        return read_results(results)
+    if not isinstance(results, Iterable):
+        raise wrong_type("results", "a path or rows of results", results)
+    rows = list(results)
     for row in rows:
         if not isinstance(row, ResultRow):
             raise wrong_type("results", "a path or rows of results", row)
@@ -185,7 +189,14 @@ def final_values(
     >>> rows = matrix_rows(torch.tensor([[0.25], [1.0]]), method="naive", space="all", seed=0)
     >>> final_values(rows, "last_accuracy", space="all")
     {('', 'naive'): {0: 1.0}}
+
+    Raises:
+        TypeError: an argument has another type.
+        ValueError: a damaged line in a file of results.
     """
+    check_type("metric", metric, str)
+    check_type("space", space, str)
+    check_type("stream", stream, (str, type(None)))
     latest: dict[tuple[str, str], dict[int | None, ResultRow]] = {}
     for row in as_rows(results):
         if (row.metric, row.space) != (metric, space) or row.class_name or row.experience is not None:

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from avalanche_vlm._checks import check_type, wrong_value
+from avalanche_vlm._checks import check_type, wrong_type, wrong_value
 from avalanche_vlm._files import append_lines
 from avalanche_vlm.logging._records import (
     HEADER_LINE,
@@ -52,6 +52,8 @@ def write_results(path: str | os.PathLike[str], rows: Iterable[ResultRow]) -> No
     check_type("path", path, (str, os.PathLike))
     path = Path(path)
     _check_regular(path)
+    if not isinstance(rows, Iterable):
+        raise wrong_type("rows", "rows of results", rows)
     rows = list(rows)
     for row in rows:
         check_type("rows", row, ResultRow)

@@ -13,8 +13,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from avalanche_vlm._checks import wrong_value
-from avalanche_vlm.functional.label_space import LabelSpace
+from avalanche_vlm._checks import (
+    check_choice,
+    check_count,
+    check_number,
+    check_sequence,
+    check_type,
+    wrong_value,
+)
+from avalanche_vlm.functional.label_space import LABEL_SPACES, LabelSpace
 from avalanche_vlm.logging._footnotes import footnotes
 from avalanche_vlm.logging.result_row import Results
 from avalanche_vlm.logging.results import all_rows, as_rows, final_values, of_stream
@@ -30,11 +37,20 @@ class TableColumn:
         heading: what stands above it.
         metric: the name of a metric of `avalanche_vlm.functional.accuracy_matrix_summary`.
         space: the label space that it is read in.
+
+    Raises:
+        TypeError: an argument is not text.
+        ValueError: an unknown label space.
     """
 
     heading: str
     metric: str
     space: LabelSpace
+
+    def __post_init__(self) -> None:
+        check_type("heading", self.heading, str)
+        check_type("metric", self.metric, str)
+        check_choice("space", self.space, LABEL_SPACES)
 
 
 #: Columns of a class-incremental table: among the classes seen, and transfer among all.
@@ -87,6 +103,8 @@ def results_table(
     Raises:
         ValueError: there are no results, no columns, or results in label spaces but none of the stream.
     """
+    check_sequence("columns", columns, TableColumn, "columns")
+    check_type("title", title, (str, type(None)))
     every = all_rows(results)
     rows = as_rows(every)
     if not rows:
@@ -121,7 +139,13 @@ def table_text(table: Table, *, width: int = 100) -> str:
     Args:
         table: what `results_table` returned.
         width: characters a line at most.
+
+    Raises:
+        TypeError: ``table`` is not a table, or ``width`` not a whole number.
+        ValueError: ``width`` is smaller than 1.
     """
+    check_type("table", table, Table)
+    check_count("width", width)
     file = io.StringIO()
     Console(file=file, width=width, color_system=None).print(table)
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
@@ -137,7 +161,13 @@ def mean_text(values: Mapping[Any, float], *, scale: float = 1.0, digits: int = 
 
     >>> mean_text({0: 0.5, 1: 0.7}, scale=100), mean_text({0: 0.5}), mean_text({})
     ('60.0 ± 14.1', '0.5', '–')
+
+    Raises:
+        TypeError: ``values`` is not a mapping, or another argument not a number.
     """
+    check_type("values", values, Mapping)
+    check_number("scale", scale)
+    check_count("digits", digits, at_least=0)
     numbers = [scale * value for value in values.values()]
     if not numbers:
         return UNDEFINED

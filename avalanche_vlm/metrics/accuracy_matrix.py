@@ -14,7 +14,7 @@ from avalanche.evaluation.metric_utils import (
 )
 from torch import Tensor
 
-from avalanche_vlm._checks import check_choice, close_names, wrong_type, wrong_value
+from avalanche_vlm._checks import check_choice, check_sequence, close_names, wrong_type, wrong_value
 from avalanche_vlm._host import (
     experience_classes,
     position_in_training,
@@ -298,6 +298,7 @@ def continual_metrics(*, spaces: Sequence[LabelSpace] = ("seen", "all")) -> list
     """
     if isinstance(spaces, str):
         raise wrong_type("spaces", "a sequence of label spaces", spaces, f"Write ({spaces!r},).")
+    check_sequence("spaces", spaces, str, "label spaces")
     for space in spaces:
         check_choice("spaces", space, LABEL_SPACES)
     if len(set(spaces)) != len(spaces):

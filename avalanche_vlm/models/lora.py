@@ -87,7 +87,7 @@ class LoRA:
             raise wrong_value(
                 "factors", "('A', 'B') or ('B',)", self.factors, "With B = 0 fixed, A has no effect."
             )
-        check_number("dropout", self.dropout, at_least=0, at_most=1)
+        check_number("dropout", self.dropout, at_least=0, below=1)
         check_count("seed", self.seed, at_least=0)
         for name in ("rank", "seed"):
             object.__setattr__(self, name, int(getattr(self, name)))  # numpy's whole numbers are no JSON

@@ -13,9 +13,10 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from open_clip.transformer import TextTransformer, VisionTransformer, text_global_pool
 from torch import Tensor, nn
 
-from avalanche_vlm._checks import check_choice, check_type, wrong_type, wrong_value
+from avalanche_vlm._checks import check_choice, check_function, check_type, wrong_value
 from avalanche_vlm.functional.anchors import PixelSpace
 from avalanche_vlm.models.backbone import VisionLanguageBackbone
+from avalanche_vlm.models.open_clip_configuration import check_own_preprocessing
 from avalanche_vlm.models.open_clip_loading import (
     PREPROCESSING,
     build_model,
@@ -93,9 +94,10 @@ class OpenCLIPBackbone(VisionLanguageBackbone):
         check_type("preprocess", preprocess, (Mapping, type(None)))
         for key in preprocess or ():
             check_choice("preprocess", key, PREPROCESSING)
+        check_own_preprocessing(preprocess or {})
         check_type("cache_dir", cache_dir, (str, type(None)))
-        if tokenizer is not None and not callable(tokenizer):
-            raise wrong_type("tokenizer", "a function of texts", tokenizer)
+        if tokenizer is not None:
+            check_function("tokenizer", tokenizer, "a function of texts")
         self.model_name = model if isinstance(model, str) else "custom"
         self.pretrained = None if pretrained is None else str(pretrained)
         configuration = model_configuration(model)

@@ -151,6 +151,11 @@ def check_saved_preprocessing(name: str, value: Any) -> None:
     check_fields(name, value, _PREPROCESS)
 
 
+def check_own_preprocessing(value: Mapping[str, Any]) -> None:
+    """Check what a caller wants to be different about how images are preprocessed."""
+    check_fields("preprocess", dict(value), _PREPROCESS, required=())
+
+
 def refuse_fetching(configuration: Mapping[str, Any]) -> None:
     """Refuse a configuration of the caller that names something to be fetched.
 

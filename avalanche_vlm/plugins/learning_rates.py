@@ -7,7 +7,7 @@ from typing import Any, final
 
 from avalanche.core import SupervisedPlugin
 
-from avalanche_vlm._checks import check_number, wrong_type, wrong_value
+from avalanche_vlm._checks import check_function, check_number, wrong_type, wrong_value
 from avalanche_vlm._host import position_in_training
 
 
@@ -49,8 +49,7 @@ class LearningRatesPlugin(SupervisedPlugin[Any]):
             raise wrong_value("learning_rates", "one learning rate for each experience", "none")
         for rate in learning_rates:
             check_number("learning_rates", rate, at_least=0)
-        if not callable(schedule):
-            raise wrong_type("schedule", "a function of the iteration, e.g. WarmupCosine", schedule)
+        check_function("schedule", schedule, "a function of the iteration, e.g. WarmupCosine(100, 1000)")
         self.learning_rates = tuple(learning_rates)
         self.schedule = schedule
 

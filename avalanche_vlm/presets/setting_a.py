@@ -58,7 +58,7 @@ def setting_a(
     source = "imagenet" if dataset == "imagenet100" else dataset
     if classes is not None:
         if dataset != "imagenet100":
-            raise wrong_value("classes", "left out but for 'imagenet100'", f"{len(classes)} for {dataset!r}")
+            raise wrong_value("classes", "left out but for 'imagenet100'", f"some for {dataset!r}")
         classes = checked_classes(classes, source, count)
     order = _class_order(dataset, class_order)
     each, more = divmod(len(order), _N_EXPERIENCES)

@@ -58,11 +58,15 @@ class ReferencePairs(ImageTextPairs):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if not hasattr(images, "__getitem__") or not hasattr(images, "__len__") or isinstance(images, str):
+        if (
+            not hasattr(images, "__getitem__")
+            or not hasattr(images, "__len__")
+            or isinstance(images, (str, Mapping))
+        ):
             raise wrong_type("images", "a data set of images with a length", images)
         if len(images) == 0:  # pyright: ignore[reportArgumentType]
             raise wrong_value("images", "at least one image", "none")
-        if isinstance(texts, str) or not isinstance(texts, Iterable):
+        if isinstance(texts, (str, Mapping)) or not isinstance(texts, Iterable):
             raise wrong_type("texts", "a list of sentences", texts)
         self._texts = list(dict.fromkeys(texts))
         for text in self._texts:

@@ -11,7 +11,14 @@ from typing import Any
 
 from avalanche.benchmarks import CLScenario
 
-from avalanche_vlm._checks import check_count, check_number, check_type, wrong_type, wrong_value
+from avalanche_vlm._checks import (
+    check_count,
+    check_function,
+    check_number,
+    check_type,
+    wrong_type,
+    wrong_value,
+)
 from avalanche_vlm._host import experience_classes
 from avalanche_vlm._processes import progress_line
 from avalanche_vlm.benchmarks import class_names
@@ -80,8 +87,7 @@ def choose_hyperparameters(
     checked = _check_candidates(candidates)
     check_number("validation_fraction", validation_fraction, above=0, below=1)
     for name, function in (("make_benchmark", make_benchmark), ("train_and_score", train_and_score)):
-        if not callable(function):
-            raise wrong_type(name, "a function", function)
+        check_function(name, function)
     _check_call(train_and_score, checked)
     seeds = _check_seeds("selection_seeds", selection_seeds)
     reported = _check_seeds("reported_seeds", reported_seeds)

@@ -23,9 +23,10 @@ from avalanche_vlm.models import CLIPClassifier
 from avalanche_vlm.plugins import LabelSpaceCrossEntropy
 from avalanche_vlm.plugins._finite import check_loss, check_settings, check_weights
 from avalanche_vlm.plugins.fast_loader import fast_loader
+from avalanche_vlm.strategies.early_stopping import check_early_stopping
 from avalanche_vlm.strategies.gradient_step import GradientStep
 from avalanche_vlm.strategies.resting_text import RestingText
-from avalanche_vlm.strategies.template_arguments import check_plugins
+from avalanche_vlm.strategies.template_arguments import check_plugins, check_template
 from avalanche_vlm.strategies.triggers import trigger_of
 
 
@@ -106,8 +107,7 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
         check_type("model", model, CLIPClassifier)
         check_type("optimizer", optimizer, Optimizer)
         check_plugins(plugins)
-        if "train_epochs" in template:
-            check_count("train_epochs", template["train_epochs"])
+        check_template(template)
         if train_iterations is not None:
             check_count("train_iterations", train_iterations)
             if "train_epochs" in template:
@@ -117,9 +117,6 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
         check_choice("text_space", text_space, LABEL_SPACES)
         self.text_space: LabelSpace = text_space
         self._resting_text: RestingText | None = None
-        for name in ("train_mb_size", "eval_mb_size"):
-            if template.get(name) is not None:
-                check_count(name, template[name])
         check_type("fast_loading", fast_loading, bool)
         self.fast_loading = fast_loading
         self._gradient_step = GradientStep(
@@ -198,6 +195,8 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
             check_weights(self)
             self._plan_epochs(epochs, idle=self.clock.train_exp_iterations == before)
             self._after_training_epoch(**kwargs)
+            if epochs == 1:
+                check_early_stopping(self)
         self._resting_text = None
 
     def _plan_epochs(self, done: int, *, idle: bool = False) -> None:

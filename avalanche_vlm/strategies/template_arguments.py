@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict
 
 import torch
+from avalanche.core import BasePlugin
 from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin
 from torch import Tensor, nn
 
-from avalanche_vlm._checks import wrong_type, wrong_value
+from avalanche_vlm._checks import (
+    check_choice,
+    check_count,
+    check_function,
+    check_type,
+    wrong_type,
+    wrong_value,
+)
 from avalanche_vlm._precision import Precision
 from avalanche_vlm.functional import LabelSpace
 
@@ -43,7 +51,7 @@ class TemplateArguments(TypedDict, total=False):
     train_epochs: int
     eval_mb_size: int
     device: str | torch.device
-    evaluator: EvaluationPlugin | Callable[[], EvaluationPlugin]
+    evaluator: EvaluationPlugin | Callable[[], EvaluationPlugin] | None
     eval_every: int
     peval_mode: str
     fast_loading: bool
@@ -54,16 +62,56 @@ class TemplateArguments(TypedDict, total=False):
     text_space: LabelSpace
 
 
+def check_template(template: Mapping[str, Any]) -> None:
+    """Raise for a wrong value among those of the host's arguments that are given.
+
+    Raises:
+        TypeError: a value has another type, or is a class that has to be built.
+        ValueError: a value is out of its range.
+    """
+    for name in ("train_mb_size", "train_epochs", "eval_mb_size"):
+        if name in template:
+            check_count(name, template[name])
+    if "eval_every" in template:
+        check_count("eval_every", template["eval_every"], at_least=-1)
+    if "peval_mode" in template:
+        check_choice("peval_mode", template["peval_mode"], ("epoch", "iteration"))
+    if "criterion" in template:
+        check_function("criterion", template["criterion"], "a loss of logits and labels, such as a module")
+    evaluator = template.get("evaluator")
+    if evaluator is not None and not isinstance(evaluator, EvaluationPlugin):
+        check_function("evaluator", evaluator, "an EvaluationPlugin, a function that makes one, or None")
+    if "device" in template:
+        check_type("device", template["device"], (str, torch.device))
+        try:
+            torch.device(template["device"])
+        except RuntimeError as error:
+            raise wrong_value("device", "a device of torch, such as 'cpu' or 'cuda:0'", str(error)) from error
+
+
 def check_plugins(plugins: Any) -> None:
     """Raise unless a strategy can be given these plugins.
 
     Raises:
-        TypeError: they are no list.
-        ValueError: two are the host's ``ReplayPlugin``, of which the last sets the loader and the others
-            replay nothing.
+        TypeError: they are not a list of plugins.
+        ValueError: one of them stands there twice; or two are the host's
+            ``ReplayPlugin``, of which the last sets the loader and the others replay nothing.
     """
     if isinstance(plugins, str) or not isinstance(plugins, Sequence):
         raise wrong_type("plugins", "a list of plugins", plugins)
+    for number, plugin in enumerate(plugins):
+        if isinstance(plugin, type):
+            advice = f"Build it: {plugin.__name__}(...)."
+            raise wrong_type("plugins", "a list of plugins", plugin, advice)
+        if not isinstance(plugin, BasePlugin):
+            raise wrong_type("plugins", "a list of plugins of Avalanche or of this package", plugin)
+        if any(plugin is other for other in plugins[:number]):
+            raise wrong_value(
+                "plugins",
+                "a list in which each plugin stands once, because each is called as often as it stands there",
+                f"the same {type(plugin).__name__} twice",
+                "Leave one out, or build a second one.",
+            )
     count = sum(isinstance(plugin, ReplayPlugin) for plugin in plugins)
     if count > 1:
         raise wrong_value(
