@@ -243,22 +243,33 @@ class SeedBuffer(ExemplarsBuffer):
         if isinstance(agent_state, BaseTemplate):
             advice = "Build a new SeedBuffer for each strategy."
             claim(self, agent_state, argument="storage_policy", advice=advice)
+        self.check_samples(exp)
         dataset: Any = exp.dataset.eval()
-        sample = dataset[0][0]
+        batches = [(x, y) for x, y, *_ in eval_loader(dataset, _READ_AT_ONCE)]
+        features, labels = (torch.cat(part) for part in zip(*batches, strict=True))
+        self.note_form(dataset)
+        self.update_from_features(getattr(agent_state, "model", None), features, labels)
+
+    def check_samples(self, exp: Any) -> None:
+        """Raise unless the samples of an experience are embeddings; our strategies ask before they train.
+
+        Args:
+            exp: the experience.
+
+        Raises:
+            ValueError: its samples are not embeddings (D,).
+        """
+        sample = exp.dataset.eval()[0][0]
         if not isinstance(sample, Tensor) or sample.ndim != 1:
             shape = tuple(sample.shape) if isinstance(sample, Tensor) else type(sample).__name__
             raise wrong_value(
                 "exp",
                 "an experience of embeddings (D,), where a plugin of the host keeps seeds",
                 f"samples {shape}",
-                "For images use avalanche_vlm.plugins.FeatureReplayPlugin(SeedBuffer(...)), which encodes "
-                "them, or embed the benchmark with avalanche_vlm.embedding.embed(benchmark, backbone, "
-                "cache_dir=...).",
+                "For images take avalanche_vlm.plugins.FeatureReplayPlugin(SeedBuffer(...)), which encodes "
+                "them. Or, if no other plugin needs images, embed the benchmark with "
+                "avalanche_vlm.embedding.embed(benchmark, backbone, cache_dir=...).",
             )
-        batches = [(x, y) for x, y, *_ in eval_loader(dataset, _READ_AT_ONCE)]
-        features, labels = (torch.cat(part) for part in zip(*batches, strict=True))
-        self.note_form(dataset)
-        self.update_from_features(getattr(agent_state, "model", None), features, labels)
 
     def note_form(self, dataset: Any) -> None:
         """Note what samples of the stream look like, and the task labels of their classes."""

@@ -11,7 +11,7 @@ from avalanche_vlm._checks import wrong_value
 from avalanche_vlm._host import trained_experiences
 from avalanche_vlm.models import GaussianDiscriminantHead
 from avalanche_vlm.models.modes import is_frozen
-from avalanche_vlm.plugins.latent_features import latent_features
+from avalanche_vlm.plugins.latent_features import embeddings_of
 from avalanche_vlm.plugins.required_head import required_head
 
 
@@ -46,7 +46,7 @@ class GaussianDiscriminantPlugin(SupervisedPlugin[Any]):
         head = discriminant_head(model)
         model.check_experience(strategy.experience)
         for experience in trained_experiences(strategy):
-            for embeddings, labels, _ in latent_features(strategy, experience.dataset):
+            for embeddings, labels, _ in embeddings_of(strategy, experience.dataset):
                 with torch.no_grad():
                     head.update(model.adapted(embeddings.to(strategy.device)), labels)
 

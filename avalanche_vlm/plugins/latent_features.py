@@ -83,6 +83,7 @@ def _check_images(strategy: Any) -> None:
                 "strategy.plugins",
                 "plugins whose buffers hold what is trained on, which is embeddings here",
                 f"a {type(part).__name__} with a {type(policy).__name__} of images",
-                "Embed the benchmark first, with avalanche_vlm.embedding.embed(benchmark, backbone, "
-                "cache_dir=...): then the buffer holds embeddings too.",
+                "Take FeatureReplayPlugin(SeedBuffer(...)) in its place, which encodes images. Or, if no "
+                "other plugin needs images, embed the benchmark with avalanche_vlm.embedding.embed(benchmark, "
+                "backbone, cache_dir=...): then the buffer holds embeddings too.",
             )

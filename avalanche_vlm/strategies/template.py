@@ -19,6 +19,7 @@ from avalanche_vlm._checks import check_choice, check_count, check_type, wrong_v
 from avalanche_vlm._host import experience_classes
 from avalanche_vlm._precision import Precision
 from avalanche_vlm.functional import LABEL_SPACES, LabelSpace
+from avalanche_vlm.memory import SeedBuffer
 from avalanche_vlm.models import CLIPClassifier
 from avalanche_vlm.plugins import LabelSpaceCrossEntropy
 from avalanche_vlm.plugins._finite import check_loss, check_settings, check_weights
@@ -137,8 +138,15 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
     def make_train_dataloader(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, **kwargs: Any
     ) -> None:
-        """Make the loader; an experience without samples is refused in our words, not the sampler's."""
+        """Make the loader; an experience without samples is refused in our words, not the sampler's.
+
+        So are images, where a plugin of the host would find out after the training that it keeps none.
+        """
         experience_classes(self.experience)
+        for plugin in self.plugins:
+            policy = getattr(plugin, "storage_policy", None)
+            if isinstance(policy, SeedBuffer):
+                policy.check_samples(self.experience)
         super().make_train_dataloader(**kwargs)
 
     def make_optimizer(  # pyright: ignore[reportIncompatibleMethodOverride]
