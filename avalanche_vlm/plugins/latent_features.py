@@ -84,6 +84,6 @@ def _check_images(strategy: Any) -> None:
                 "plugins whose buffers hold what is trained on, which is embeddings here",
                 f"a {type(part).__name__} with a {type(policy).__name__} of images",
                 "Take FeatureReplayPlugin(SeedBuffer(...)) in its place, which encodes images. Or, if no "
-                "other plugin needs images, embed the benchmark with avalanche_vlm.embedding.embed(benchmark, "
-                "backbone, cache_dir=...): then the buffer holds embeddings too.",
+                "other plugin needs images, embed the benchmark with avalanche_vlm.embedding.embed("
+                "benchmark, backbone, cache_dir=...): then the buffer holds embeddings too.",
             )

@@ -1,8 +1,8 @@
 """Refusals come before anything is trained, and what they advise works with the plugins at hand.
 
 Every pair and triple of parts that touch data, memories or heads is tried on images and on their embeddings.
-Whatever refuses must do so before the first step, in a sentence with an advice; the advice is followed, by code
-that knows what the sentence means, until the parts train together.
+Whatever refuses must do so before the first step, in a sentence with an advice; the advice is followed, by
+code that knows what the sentence means, until the parts train together.
 """
 
 import itertools
