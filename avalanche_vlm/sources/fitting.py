@@ -38,6 +38,16 @@ def normalisation(samples: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     return (low + span * mean)[:, 0], (span * deviation)[:, 0]
 
 
+def rows_in_a_pass(counts: Tensor, batch_size: int) -> Tensor:
+    """Return how many rows (K,) of each class a pass in batches reads: all but a last one left alone.
+
+    A batch norm over a single row gives its bias, whatever the row is: such a step would teach a decoder
+    that codes do not matter. Each pass is in another order, so that it leaves out another row. A class of a
+    single row keeps it: there is no spread to be learned.
+    """
+    return torch.where((counts % batch_size == 1) & (counts > 1), counts - 1, counts)
+
+
 def grouped_rows(
     components: Tensor, *, components_at_once: int, rows_at_once: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
