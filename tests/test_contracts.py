@@ -91,6 +91,7 @@ from avalanche_vlm.regularizers import (
     FeatureDistillation,
     FeatureReplay,
     HeadTexts,
+    ImageOnlyDistillation,
     ImageTextAlignment,
     ImageToTextDistillation,
     InitialTeacher,
@@ -103,6 +104,7 @@ from avalanche_vlm.regularizers import (
     SumRegularizer,
     SyntheticPairs,
     TextGeometry,
+    TextOnlyDistillation,
     TextToImageDistillation,
     TowerTexts,
 )
@@ -193,6 +195,8 @@ DISTILLATIONS = {
     TextToImageDistillation: {"temperature": 0},
     FeatureDistillation: {},
     ReferenceDistillation: {"temperature": 0},
+    ImageOnlyDistillation: {"temperature": 0},
+    TextOnlyDistillation: {"temperature": 0},
 }
 CONSOLIDATION_FAULTS = {"regularizer": 3, "regularizer_weight": -1, "consolidation_weight": -1}
 STRATEGY_FAULTS = {"model": nn.Linear(2, 2), "optimizer": 3, "teacher": 3, "plugins": 3, "seed": -1}

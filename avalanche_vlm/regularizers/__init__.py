@@ -6,8 +6,10 @@ from avalanche_vlm.regularizers.caption_texts import CaptionTexts, HeadTexts, To
 from avalanche_vlm.regularizers.cross_modal_distillation import (
     CrossModalDistillation,
     FeatureDistillation,
+    ImageOnlyDistillation,
     ImageToTextDistillation,
     ReferenceDistillation,
+    TextOnlyDistillation,
     TextToImageDistillation,
 )
 from avalanche_vlm.regularizers.current_pairs import CurrentPairs
@@ -33,6 +35,7 @@ __all__ = [
     "FeatureDistillation",
     "FeatureReplay",
     "HeadTexts",
+    "ImageOnlyDistillation",
     "ImageTextAlignment",
     "ImageTextPairs",
     "ImageToTextDistillation",
@@ -52,6 +55,7 @@ __all__ = [
     "SyntheticPairs",
     "Teacher",
     "TextGeometry",
+    "TextOnlyDistillation",
     "TextToImageDistillation",
     "TowerTexts",
 ]
