@@ -98,6 +98,7 @@ from avalanche_vlm.regularizers import (
     InterpolatedTeacher,
     LastTeacher,
     PreviousWeightsPenalty,
+    PromptOrthogonality,
     ReferenceDistillation,
     ReferencePairs,
     SeedConsistency,
@@ -311,6 +312,7 @@ COMPONENTS = [
     ),
     Component(ImageTextAlignment, {"pairs": 3, "label_smoothing": 2}, {"pairs": CurrentPairs()}),
     Component(PreviousWeightsPenalty, {}),
+    Component(PromptOrthogonality, {}),
     Component(SumRegularizer, {"terms": [3], "weights": [-1]}, {"terms": [PreviousWeightsPenalty()]}),
     Component(
         SyntheticPairs,
@@ -358,7 +360,7 @@ COMPONENTS = [
         CONSOLIDATION_FAULTS | {"batches": 0},
         {"regularizer": PreviousWeightsPenalty()},
     ),
-    Component(WeightEnsemblePlugin, {"every": 0}),
+    Component(WeightEnsemblePlugin, {"every": 0, "first": 0}),
     Component(
         AdversarialAnchorDistillationPlugin, {"anchors": 3, "weight": -1, "teacher": 3, "temperature": 0}
     ),
@@ -424,7 +426,7 @@ COMPONENTS = [
         ZSCL,
         STRATEGY_FAULTS
         | {"images": 3, "texts": [], "texts_per_batch": 0}
-        | {"penalty_weight": -1, "ensemble_every": 0},
+        | {"penalty_weight": -1, "ensemble_every": 0, "ensemble_first": 0},
         {**strategy_arguments(), "images": torch.zeros(1, 3, 8, 8), "texts": ["a tench"]},
     ),
     Component(

@@ -50,7 +50,8 @@ class ClassVAE(LatentGenerator):
         batch_size: features of a class in a step, at least 2.
         hidden: width of the hidden layers.
         latent: width of a code.
-        learning_rate: of Adam, at the start of each cosine cycle.
+        learning_rate: of Adam, at the start of each cosine cycle. It falls from pass to pass; the first cycle
+            takes a tenth of the passes, each further one twice as many.
         noise_scale: what the noise of a code is multiplied by: ``"deviation"``, :math:`e^{l/2}`, or
             ``"variance"``, :math:`e^l`, as the authors' code does.
         observation_noise: how much of the likelihood's unit noise a draw has: 0, as the authors draw,
@@ -166,9 +167,9 @@ class ClassVAE(LatentGenerator):
             initialise(decoder, generators)
             steps_per_pass = self._steps_per_pass(counts)
             optimizer = adam([*encoder.parameters(), *decoder.parameters()], self.learning_rate)
-            cycle = max(1, self.passes * steps_per_pass // 10)
-            schedule = CosineAnnealingWarmRestarts(optimizer, T_0=cycle, T_mult=2)
-            for rows, noise, inside in self._batches(counts, steps_per_pass, generators, dtype):
+            schedule = CosineAnnealingWarmRestarts(optimizer, T_0=max(1, self.passes // 10), T_mult=2)
+            batches = self._batches(counts, steps_per_pass, generators, dtype)
+            for number, (rows, noise, inside) in enumerate(batches, start=1):
                 batch = normalised.gather(1, rows[..., None].expand(-1, -1, width))
                 mean, log_variance = encoder(batch, inside)
                 decoded = decoder(drawn_code(mean, log_variance, noise, self.noise_scale))
@@ -177,7 +178,8 @@ class ClassVAE(LatentGenerator):
                 # A sum over classes: the gradient of each is that of its own mean.
                 mean_of_rows(losses, inside).sum().backward()
                 optimizer.step()
-                schedule.step()
+                if number % steps_per_pass == 0:
+                    schedule.step()
                 advance()
         return flat_weights(decoder), shift, scale
 

@@ -211,7 +211,7 @@ def test_training_side_by_side_equals_plain_ones(monkeypatch, noise_scale):
                 theirs.bias.copy_(mine.bias[0, 0])
         before = flat_weights(decoder)[0]
         official = noise_scale == "variance"
-        plain.train(samples, alone[k], rate=0.01, first_cycle=2, official=official)
+        plain.train(samples, alone[k], rate=0.01, first_cycle=1, steps_per_pass=2, official=official)
         after = [
             part for m in plain.linears()[3:] for part in (m.weight.detach().T.flatten(), m.bias.detach())
         ]
@@ -331,21 +331,21 @@ def test_a_last_row_alone_takes_no_step_of_a_plain_network():
             if len(rows) > 1:  # the rule
                 batches.append((rows, drawn[begin : begin + 4]))
     assert len(batches) == 2 * passes
-    plain.train(samples, batches, rate=0.01, first_cycle=1)
+    plain.train(samples, batches, rate=0.01, first_cycle=1, steps_per_pass=2)
     after = [p for m in plain.linears()[3:] for p in (m.weight.detach().T.flatten(), m.bias.detach())]
     torch.testing.assert_close(decoder, torch.cat(after), rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("batch_size", [8, 16])
 def test_one_more_sample_than_full_batches_does_not_narrow_the_draws(batch_size):
-    spreads = []
-    for count in (4 * batch_size, 4 * batch_size + 1):
-        features, labels = low_rank_classes([count], width=6)
+    spreads, (whole, _) = [], low_rank_classes([4 * batch_size + 1], width=6)
+    for features in (whole[:-1], whole):
+        # The same class five times, from five starts, because one network's spread is a matter of luck too.
         vae = ClassVAE(passes=120, batch_size=batch_size, hidden=32, latent=4, learning_rate=3e-3)
-        vae.fit(features, labels)
-        drawn, _ = vae.sample([0], 400)
-        spreads.append(float((drawn.std(dim=0) / features.std(dim=0)).mean()))
-    assert spreads[1] == pytest.approx(spreads[0], rel=0.15), spreads
+        vae.fit(features.repeat(5, 1), torch.arange(5).repeat_interleave(len(features)))
+        drawn, _ = vae.sample([0, 1, 2, 3, 4], 300)
+        spreads.append(float((drawn.unflatten(0, (5, 300)).std(dim=1) / features.std(dim=0)).mean()))
+    assert spreads[1] == pytest.approx(spreads[0], rel=0.1), spreads
 
 
 def test_batches_of_one_are_refused():
