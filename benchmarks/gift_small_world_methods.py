@@ -54,7 +54,7 @@ ZERO_SHOT, TUNED, PENALTY = "zero-shot", "fine-tuning", "l2 to previous weights"
 TUNED_FAST, DISTILLED_SLOW = "fine-tuning at distillation's rate", "distillation at fine-tuning's rate"
 DISTILLED, ALIGNED, FULL = "distillation", "distillation + alignment", "GIFT"
 CONSOLIDATED, STATIC = "distillation + AWC", "GIFT, static importance"
-ROWS_ONLY, COLUMNS_ONLY, FEATURES = "image-only", "text-only", "features"
+ROWS_ONLY, COLUMNS_ONLY, FEATURES = "images to texts", "texts to images", "features"
 INITIAL, MIXED, HALF = "initial teacher", "interpolated teacher, 0.2", "interpolated teacher, 0.5"
 CURRENT, REFERENCE = "new-task images", "ZSCL"
 REAL, REPLAY = "GIFT, real images", "host Replay"
@@ -83,7 +83,7 @@ GRIDS = {
     ],
     ALIGNED: [{"beta": 0.25}, {"beta": 1.0}],
     FULL: [{"consolidation": strength} for strength in (0.3, 1.0, 3.0)],
-    FEATURES: [{"alpha": strength} for strength in (3.0, 30.0, 300.0)],
+    FEATURES: [{"alpha": 128 * strength} for strength in (3.0, 30.0, 300.0)],  # a mean over 128 dimensions
     REFERENCE: [{"alpha": 1.0, "penalty": 0.1}, {"alpha": 1.0, "penalty": 1.0}],
     REPLAY: [{"lr": rate} for rate in RATES],
     LORA: [{"lr": 1e-3}, {"lr": 3e-3}],

@@ -92,18 +92,21 @@ from avalanche_vlm.regularizers import (
     FeatureDistillation,
     FeatureReplay,
     HeadTexts,
+    ImageOnlyDistillation,
     ImageTextAlignment,
     ImageToTextDistillation,
     InitialTeacher,
     InterpolatedTeacher,
     LastTeacher,
     PreviousWeightsPenalty,
+    PromptOrthogonality,
     ReferenceDistillation,
     ReferencePairs,
     SeedConsistency,
     SumRegularizer,
     SyntheticPairs,
     TextGeometry,
+    TextOnlyDistillation,
     TextToImageDistillation,
     TowerTexts,
 )
@@ -194,6 +197,8 @@ DISTILLATIONS = {
     TextToImageDistillation: {"temperature": 0},
     FeatureDistillation: {},
     ReferenceDistillation: {"temperature": 0},
+    ImageOnlyDistillation: {"temperature": 0},
+    TextOnlyDistillation: {"temperature": 0},
 }
 CONSOLIDATION_FAULTS = {"regularizer": 3, "regularizer_weight": -1, "consolidation_weight": -1}
 STRATEGY_FAULTS = {"model": nn.Linear(2, 2), "optimizer": 3, "teacher": 3, "plugins": 3, "seed": -1}
@@ -308,6 +313,7 @@ COMPONENTS = [
     ),
     Component(ImageTextAlignment, {"pairs": 3, "label_smoothing": 2}, {"pairs": CurrentPairs()}),
     Component(PreviousWeightsPenalty, {}),
+    Component(PromptOrthogonality, {}),
     Component(SumRegularizer, {"terms": [3], "weights": [-1]}, {"terms": [PreviousWeightsPenalty()]}),
     Component(
         SyntheticPairs,
@@ -355,7 +361,7 @@ COMPONENTS = [
         CONSOLIDATION_FAULTS | {"batches": 0},
         {"regularizer": PreviousWeightsPenalty()},
     ),
-    Component(WeightEnsemblePlugin, {"every": 0}),
+    Component(WeightEnsemblePlugin, {"every": 0, "first": 0}),
     Component(
         AdversarialAnchorDistillationPlugin, {"anchors": 3, "weight": -1, "teacher": 3, "temperature": 0}
     ),
@@ -422,7 +428,7 @@ COMPONENTS = [
         ZSCL,
         STRATEGY_FAULTS
         | {"images": 3, "texts": [], "texts_per_batch": 0}
-        | {"penalty_weight": -1, "ensemble_every": 0},
+        | {"penalty_weight": -1, "ensemble_every": 0, "ensemble_first": 0},
         {**strategy_arguments(), "images": torch.zeros(1, 3, 8, 8), "texts": ["a tench"]},
     ),
     Component(

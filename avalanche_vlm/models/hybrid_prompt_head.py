@@ -117,7 +117,17 @@ class HybridPromptHead(PromptHead):
     def context_of(self, backbone: VisionLanguageBackbone, class_ids: Tensor) -> Tensor:
         """Return the vectors (K, L, W) of all parts, one part after the other."""
         vectors = [part(backbone, class_ids) for part in self._parts()]
-        return torch.cat([part.expand(len(class_ids), -1, -1) for part in vectors], dim=1)
+        context = torch.cat([part.expand(len(class_ids), -1, -1) for part in vectors], dim=1)
+        return self.hold_earlier(context, class_ids)
+
+    def hold_earlier(self, context: Tensor, class_ids: Tensor) -> Tensor:
+        """Return a context (..., K, L, W) without the gradient of classes whose prompts do not learn."""
+        for part in self._parts():
+            learns = part.classes_that_learn()
+            if learns is not None:
+                of_class = learns[class_ids.to(learns.device)][:, None, None]
+                context = torch.where(of_class, context, context.detach())
+        return context
 
     def encode(self, backbone: VisionLanguageBackbone, class_ids: Tensor) -> Tensor:
         """Return the weights (K, D): features of prompts, or what ``unseen`` says."""

@@ -131,7 +131,8 @@ class ImageConditionedPromptHead(HybridPromptHead):
             raise RuntimeError("set_classes comes first")
         images = F.normalize(embeddings, dim=-1)
         shifts = self.network(images)[:, None, None]  # (B, 1, 1, W)
-        context = (self.context_of(backbone, class_ids) + shifts).flatten(0, 1)  # (B·K, L, W)
+        context = self.hold_earlier(self.context_of(backbone, class_ids) + shifts, class_ids)
+        context = context.flatten(0, 1)  # (B·K, L, W)
         weights = self.encode_prompts(backbone, class_ids.repeat(len(images)), context)
         cosine = (F.normalize(weights, dim=-1).unflatten(0, (len(images), -1)) * images[:, None]).sum(dim=-1)
         return backbone.logit_scale * cosine + backbone.logit_bias

@@ -79,10 +79,12 @@ class LearnedVectors(PromptContext):
 
 
 class LatestLearnedVectors(LearnedVectors):
-    r"""Vectors of each class, of which only those of the latest classes take a gradient.
+    r"""Vectors of each class, beside which only the prompts of the latest classes take a gradient.
 
     The latest classes are those that the last experience with new classes brought; the vectors of all
-    earlier ones stay as they were learned.
+    earlier ones stay as they were learned. The other parts of the context do not learn through the prompts
+    of earlier classes either: the network of `GeneratedContext`, for instance, learns from those of the
+    latest alone.
 
     Args:
         length: m, how many vectors a class has.
@@ -123,12 +125,9 @@ class LatestLearnedVectors(LearnedVectors):
         """Let the vectors of these classes (C,), bool, train from now on, and no others."""
         self.classes_latest.copy_(classes)
 
-    def forward(self, backbone: VisionLanguageBackbone, class_ids: Tensor) -> Tensor:
-        """Return the vectors (K, m, W) of classes."""
-        vectors = self._vectors()
-        ids = class_ids.to(vectors.device)
-        chosen = vectors[ids]
-        return torch.where(self.classes_latest[ids][:, None, None], chosen, chosen.detach())
+    def classes_that_learn(self) -> Tensor:
+        """Return which classes (C,) are the latest."""
+        return self.classes_latest
 
     def config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""

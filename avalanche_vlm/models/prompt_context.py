@@ -42,6 +42,10 @@ class PromptContext(nn.Module, ABC):
     def begin_classes(self, classes: Tensor) -> None:
         """Take note of the classes (C,), bool, that an experience brings first; most need not know."""
 
+    def classes_that_learn(self) -> Tensor | None:
+        """Return for which classes (C,), bool, prompts take a gradient, those of all parts; None for all."""
+        return None
+
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """Return JSON-serialisable constructor arguments."""

@@ -15,29 +15,36 @@ from avalanche_vlm._checks import check_count
 class WeightEnsemblePlugin(SupervisedPlugin[Any]):
     r"""Ends each experience with the mean of the weights before it and of those every few steps.
 
-    .. math:: \bar\theta = \frac{1}{n + 1} \sum_{k=0}^{n} \theta_{k I}
+    .. math:: \bar\theta = \frac{1}{n + 1} \Big(\theta_0 + \sum_{k=0}^{n-1} \theta_{F + k I}\Big)
 
-    with the weights :math:`\theta_i` after i steps of the experience, and n the number of whole I steps
-    in it. Training goes on with the live weights; the mean takes their place at the end.
+    with the weights :math:`\theta_i` after i steps of the experience, and n the number of members that it is
+    long enough for. Training goes on with the live weights; the mean takes their place at the end.
 
     Args:
-        every: I, a number of steps. An experience with fewer ends with the weights that it has.
+        every: I, a number of steps.
+        first: F, after how many steps the first member is taken; None for I, as the paper says. An
+            experience with fewer steps ends with the weights that it has.
 
     Raises:
-        ValueError: ``every`` is smaller than 1.
+        TypeError: an argument is not a whole number.
+        ValueError: an argument is smaller than 1.
 
     References:
         Zheng et al., Preventing Zero-Shot Transfer Degradation in Continual Learning of
         Vision-Language Models (ZSCL), ICCV 2023, section 4.2 (weight ensemble), every 100 steps.
 
     Deviations:
-        None.
+        The authors' code takes the weights after the first step too, and from there every I steps: θ₀, θ₁,
+        θ₁₀₁, ... That is ``first=1``, as `avalanche_vlm.presets.zscl_setting` has it.
     """
 
-    def __init__(self, every: int = 100) -> None:
+    def __init__(self, every: int = 100, *, first: int | None = None) -> None:
         super().__init__()
         check_count("every", every)
+        if first is not None:
+            check_count("first", first)
         self.every = every
+        self.first = every if first is None else first
         self._mean: dict[str, Tensor] = {}
         self._steps = 0
         self._members = 0
@@ -49,9 +56,9 @@ class WeightEnsemblePlugin(SupervisedPlugin[Any]):
 
     @torch.no_grad()
     def after_update(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        """Take in the weights after every ``every`` steps."""
+        """Take in the weights after ``first`` steps, and every ``every`` from there."""
         self._steps += 1
-        if self._steps % self.every:
+        if self._steps < self.first or (self._steps - self.first) % self.every:
             return
         self._members += 1
         for name, parameter in strategy.model.named_parameters():

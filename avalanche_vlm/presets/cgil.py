@@ -115,6 +115,12 @@ def cgil_setting(dataset: str) -> CGILSetting:
         None in the numbers. The order of the classes for a seed is that of their code, and is not
         drawn here. ``generator`` scales the noise of a code as their code does.
 
+        Data: EuroSAT's split is fixed in their code, and drawn in ``known_benchmark("eurosat", ...)``; of
+        ImageNet-R's 200 names 45 differ from theirs; of ISIC there is neither a reader nor names here. To
+        run on theirs, hand them in: ``folder_benchmark(train, test, class_names={folder: name, ...})``
+        takes any split and any names, and ``with_class_names(benchmark, names)`` names a known benchmark
+        anew. Their lists are not part of this package.
+
     >>> cgil_setting("ImageNet-R").learning_rate
     0.05
     """

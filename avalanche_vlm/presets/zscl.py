@@ -19,6 +19,7 @@ class ZSCLSetting(MTILTraining):
         distillation_weight: of the distillation.
         penalty_weight: of the squared distance to the weights before the experience.
         ensemble_every: number of steps between the weights that are averaged.
+        ensemble_first: after how many steps the first of them are taken, as in the authors' code.
         temperature: of the distillation.
 
     The other attributes are those of `MTILTraining`.
@@ -30,6 +31,7 @@ class ZSCLSetting(MTILTraining):
     distillation_weight: float = 1.0
     penalty_weight: float = 1.0
     ensemble_every: int = 100
+    ensemble_first: int = 1
     temperature: float = 2.0
 
     def strategy_arguments(self) -> dict[str, Any]:
@@ -38,6 +40,7 @@ class ZSCLSetting(MTILTraining):
             "distillation_weight": self.distillation_weight,
             "penalty_weight": self.penalty_weight,
             "ensemble_every": self.ensemble_every,
+            "ensemble_first": self.ensemble_first,
             "temperature": self.temperature,
         }
 

@@ -6,8 +6,10 @@ from avalanche_vlm.regularizers.caption_texts import CaptionTexts, HeadTexts, To
 from avalanche_vlm.regularizers.cross_modal_distillation import (
     CrossModalDistillation,
     FeatureDistillation,
+    ImageOnlyDistillation,
     ImageToTextDistillation,
     ReferenceDistillation,
+    TextOnlyDistillation,
     TextToImageDistillation,
 )
 from avalanche_vlm.regularizers.current_pairs import CurrentPairs
@@ -16,6 +18,7 @@ from avalanche_vlm.regularizers.image_text_alignment import ImageTextAlignment
 from avalanche_vlm.regularizers.pair_regularizer import PairDistillation, PairRegularizer
 from avalanche_vlm.regularizers.pairs import ImageTextPairs, PairBatch, PairFeatures
 from avalanche_vlm.regularizers.previous_weights_penalty import PreviousWeightsPenalty
+from avalanche_vlm.regularizers.prompt_orthogonality import PromptOrthogonality
 from avalanche_vlm.regularizers.reference_pairs import ReferencePairs
 from avalanche_vlm.regularizers.regularizer import Regularizer
 from avalanche_vlm.regularizers.seed_consistency import SeedConsistency
@@ -33,6 +36,7 @@ __all__ = [
     "FeatureDistillation",
     "FeatureReplay",
     "HeadTexts",
+    "ImageOnlyDistillation",
     "ImageTextAlignment",
     "ImageTextPairs",
     "ImageToTextDistillation",
@@ -44,6 +48,7 @@ __all__ = [
     "PairFeatures",
     "PairRegularizer",
     "PreviousWeightsPenalty",
+    "PromptOrthogonality",
     "ReferenceDistillation",
     "ReferencePairs",
     "Regularizer",
@@ -52,6 +57,7 @@ __all__ = [
     "SyntheticPairs",
     "Teacher",
     "TextGeometry",
+    "TextOnlyDistillation",
     "TextToImageDistillation",
     "TowerTexts",
 ]

@@ -89,11 +89,11 @@ class ImageToTextDistillation(SimilarityDistillation):
         ValueError: a temperature that is not positive.
 
     References:
-        The ablation "image-only" of Wu et al., CVPR 2025 (GIFT), after that of Zheng et al., ICCV 2023
-        (ZSCL).
+        One direction of L_KD of Wu et al., CVPR 2025 (GIFT). Their ablation "image-only" is another one:
+        `ImageOnlyDistillation`.
 
     Deviations:
-        The poster does not define its variants; we take the rows of the similarity matrix.
+        As in `CrossModalDistillation`. Both towers learn, where both train.
     """
 
     def compare(self, model: CLIPClassifier, student: PairFeatures) -> Tensor:
@@ -118,11 +118,11 @@ class TextToImageDistillation(SimilarityDistillation):
         ValueError: a temperature that is not positive.
 
     References:
-        The ablation "text-only" of Wu et al., CVPR 2025 (GIFT), after that of Zheng et al., ICCV 2023
-        (ZSCL).
+        One direction of L_KD of Wu et al., CVPR 2025 (GIFT). Their ablation "text-only" is another one:
+        `TextOnlyDistillation`.
 
     Deviations:
-        The poster does not define its variants; we take the columns of the similarity matrix.
+        As in `CrossModalDistillation`. Both towers learn, where both train.
     """
 
     def compare(self, model: CLIPClassifier, student: PairFeatures) -> Tensor:
@@ -135,10 +135,10 @@ class TextToImageDistillation(SimilarityDistillation):
 class FeatureDistillation(PairDistillation):
     r"""Keeps the features of images and of texts where a teacher had them.
 
-    .. math:: L = \frac1B \sum_i \lVert \hat f_i - \hat f'_i \rVert^2
-                + \frac1C \sum_j \lVert \hat g_j - \hat g'_j \rVert^2
+    .. math:: L = \frac1{BD} \sum_i \lVert \hat f_i - \hat f'_i \rVert^2
+                + \frac1{CD} \sum_j \lVert \hat g_j - \hat g'_j \rVert^2
 
-    with features on the unit sphere, of images f and texts g.
+    with features (D,) on the unit sphere, of images f and texts g.
 
     Args:
         pairs: where images and texts come from.
@@ -152,19 +152,18 @@ class FeatureDistillation(PairDistillation):
 
     Deviations:
         The poster does not say whether features are normalised; here they are, as in all comparisons.
-        The squared distance is summed over dimensions and not averaged.
     """
 
     def compare(self, model: CLIPClassifier, student: PairFeatures) -> Tensor:
         """Return the distances."""
         teacher = self.says(model, student)
-        return feature_distance(student.images, teacher.images) + feature_distance(
+        distance = feature_distance(student.images, teacher.images) + feature_distance(
             student.texts, teacher.texts
         )
+        return distance / student.images.shape[1]
 
 
-@final
-class ReferenceDistillation(SimilarityDistillation):
+class ImageOnlyDistillation(SimilarityDistillation):
     r"""Keeps what images are like among the texts of the teacher; the text tower gets no gradient.
 
     .. math:: L = D(\tilde M, M') + D(\tilde M^\top, M'^\top), \qquad
@@ -172,6 +171,78 @@ class ReferenceDistillation(SimilarityDistillation):
 
     with D of `soft_label_divergence`, image features f and text features g; those of the teacher have a
     prime.
+
+    Args:
+        pairs: where images and texts come from, e.g. `SyntheticPairs`.
+        teacher: whose weights the teacher has; None for `LastTeacher`.
+        temperature: τ.
+
+    Raises:
+        TypeError: an argument has a wrong type.
+        ValueError: a temperature that is not positive.
+
+    References:
+        The ablation "image-only" of Wu et al., Synthetic Data is an Elegant GIFT for Continual
+        Vision-Language Models, CVPR 2025, as the authors' code has it.
+
+    Deviations:
+        As in `CrossModalDistillation`, the cross-entropy less its lowest value.
+    """
+
+    advice = "Let CLIPClassifier train what images pass: trainable='image' or 'both', or LoRA(...)."
+
+    def compare(self, model: CLIPClassifier, student: PairFeatures) -> Tensor:
+        """Return the divergence of the student's images among the teacher's texts."""
+        teacher = self.says(model, student)
+        mixed = cosine_logits(student.images, teacher.texts, student.scale, student.bias)
+        return contrastive_distillation(mixed, teacher.similarities, temperature=self.temperature)
+
+
+@final
+class TextOnlyDistillation(SimilarityDistillation):
+    r"""Keeps what texts are like among the images of the teacher; the image tower gets no gradient.
+
+    .. math:: L = D(\tilde M, M') + D(\tilde M^\top, M'^\top), \qquad
+              \tilde M_{ij} = s \cos(f'_i, g_j), \quad M'_{ij} = s' \cos(f'_i, g'_j)
+
+    with D of `soft_label_divergence`, image features f and text features g; those of the teacher have a
+    prime.
+
+    Args:
+        pairs: where images and texts come from, e.g. `SyntheticPairs`.
+        teacher: whose weights the teacher has; None for `LastTeacher`.
+        temperature: τ.
+
+    Raises:
+        TypeError: an argument has a wrong type.
+        ValueError: a temperature that is not positive.
+
+    References:
+        The ablation "text-only" of Wu et al., Synthetic Data is an Elegant GIFT for Continual
+        Vision-Language Models, CVPR 2025, as the authors' code has it.
+
+    Deviations:
+        As in `CrossModalDistillation`, the cross-entropy less its lowest value.
+    """
+
+    advice = (
+        "Let CLIPClassifier train what texts pass: trainable='text' or 'both', LoRA(...), or a head that "
+        "learns, with texts=HeadTexts()."
+    )
+
+    def compare(self, model: CLIPClassifier, student: PairFeatures) -> Tensor:
+        """Return the divergence of the student's texts among the teacher's images."""
+        teacher = self.says(model, student)
+        mixed = cosine_logits(teacher.images, student.texts, student.scale, student.bias)
+        return contrastive_distillation(mixed, teacher.similarities, temperature=self.temperature)
+
+
+@final
+class ReferenceDistillation(ImageOnlyDistillation):
+    r"""ZSCL's distillation: `ImageOnlyDistillation` on pictures and sentences that belong to nobody.
+
+    .. math:: L = D(\tilde M, M') + D(\tilde M^\top, M'^\top), \qquad
+              \tilde M_{ij} = s \cos(f_i, g'_j), \quad M'_{ij} = s' \cos(f'_i, g'_j)
 
     Args:
         pairs: where images and texts come from, `ReferencePairs` in the paper.
@@ -190,11 +261,3 @@ class ReferenceDistillation(SimilarityDistillation):
     Deviations:
         As in `CrossModalDistillation`, the cross-entropy less its lowest value.
     """
-
-    advice = "Let CLIPClassifier train what images pass: trainable='image' or 'both', or LoRA(...)."
-
-    def compare(self, model: CLIPClassifier, student: PairFeatures) -> Tensor:
-        """Return the divergence of the student's images among the teacher's texts."""
-        teacher = self.says(model, student)
-        mixed = cosine_logits(student.images, teacher.texts, student.scale, student.bias)
-        return contrastive_distillation(mixed, teacher.similarities, temperature=self.temperature)

@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 
 from avalanche_vlm._checks import check_choice, check_count, check_number
 from avalanche_vlm.sources.batched_layers import flat_weights, initialise, load_flat_weights
-from avalanche_vlm.sources.fitting import adam, fit_progress, grouped_rows, normalisation
+from avalanche_vlm.sources.fitting import adam, fit_progress, grouped_rows, normalisation, rows_in_a_pass
 from avalanche_vlm.sources.latents import LatentGenerator
 from avalanche_vlm.sources.vae_networks import (
     NoiseScale,
@@ -41,14 +41,17 @@ class ClassVAE(LatentGenerator):
     ``observation_noise``. Kept are the decoder, s and a.
 
     Each class has its own random numbers and its own number of steps, ``passes`` · ceil(n /
-    ``batch_size``): it is fitted as if it were alone, whatever is fitted beside it.
+    ``batch_size``): it is fitted as if it were alone, whatever is fitted beside it. A batch that would have a
+    single row, the last of a pass over a class of ``batch_size`` · k + 1 features, is left out: batch norm
+    makes a constant of it.
 
     Args:
         passes: times that training sees each feature.
-        batch_size: features of a class in a step.
+        batch_size: features of a class in a step, at least 2.
         hidden: width of the hidden layers.
         latent: width of a code.
-        learning_rate: of Adam, at the start of each cosine cycle.
+        learning_rate: of Adam, at the start of each cosine cycle. It falls from pass to pass; the first cycle
+            takes a tenth of the passes, each further one twice as many.
         noise_scale: what the noise of a code is multiplied by: ``"deviation"``, :math:`e^{l/2}`, or
             ``"variance"``, :math:`e^l`, as the authors' code does.
         observation_noise: how much of the likelihood's unit noise a draw has: 0, as the authors draw,
@@ -98,7 +101,7 @@ class ClassVAE(LatentGenerator):
         seed: int = 0,
     ) -> None:
         check_count("passes", passes)
-        check_count("batch_size", batch_size)
+        check_count("batch_size", batch_size, at_least=2)
         check_count("hidden", hidden)
         check_count("latent", latent)
         check_number("learning_rate", learning_rate, above=0)
@@ -118,7 +121,7 @@ class ClassVAE(LatentGenerator):
     def _fit(self, features: Tensor, positions: Tensor, counts: Tensor) -> Mapping[str, Tensor]:
         seeds = torch.randint(2**62, counts.shape, generator=self._generator, device=self.device).tolist()
         groups = self._groups(counts)
-        steps = [self.passes * self._steps_per_pass(int(counts[group].max())) for group in groups]
+        steps = [self.passes * self._steps_per_pass(counts[group]) for group in groups]
         order, ends = positions.argsort(stable=True), counts.cumsum(0)
         fitted: list[tuple[Tensor, Tensor, Tensor]] = []
         with fit_progress(f"Fitting {len(counts)} classes", sum(steps)) as advance:
@@ -134,14 +137,14 @@ class ClassVAE(LatentGenerator):
         rows = [torch.cat(parts)[back] for parts in zip(*fitted, strict=True)]
         return dict(zip(self.per_component, rows, strict=True))
 
-    def _steps_per_pass(self, count: int) -> int:
-        return -(-count // self.batch_size)
+    def _steps_per_pass(self, counts: Tensor) -> int:
+        return -(-int(rows_in_a_pass(counts, self.batch_size).max()) // self.batch_size)
 
     def _groups(self, counts: Tensor) -> list[Tensor]:
         """Return the positions of the classes that are trained side by side, of like numbers of samples."""
         # Classes of a group take the same number of steps, so that one optimizer and one schedule serve.
         order = counts.argsort(stable=True)
-        steps = (counts[order] - 1) // self.batch_size
+        steps = (rows_in_a_pass(counts[order], self.batch_size) - 1) // self.batch_size
         runs = order.split(steps.unique_consecutive(return_counts=True)[1].tolist())
         return [group for run in runs for group in run.split(self.classes_at_once)]
 
@@ -155,18 +158,18 @@ class ClassVAE(LatentGenerator):
         """Return decoders (K, P), shifts and scales (K, D) for samples (K, N, D), padded at the end."""
         shift, scale = normalisation(samples, counts)
         normalised = (samples - shift[:, None]) / scale[:, None]
-        networks, most, width = samples.shape
+        networks, _, width = samples.shape
         device, dtype = samples.device, samples.dtype
         with torch.enable_grad():
             encoder = VAEEncoder(networks, width, self.hidden, self.latent, device=device, dtype=dtype)
             decoder = VAEDecoder(networks, self.latent, self.hidden, width, device=device, dtype=dtype)
             initialise(encoder, generators)
             initialise(decoder, generators)
-            steps_per_pass = self._steps_per_pass(most)
+            steps_per_pass = self._steps_per_pass(counts)
             optimizer = adam([*encoder.parameters(), *decoder.parameters()], self.learning_rate)
-            cycle = max(1, self.passes * steps_per_pass // 10)
-            schedule = CosineAnnealingWarmRestarts(optimizer, T_0=cycle, T_mult=2)
-            for rows, noise, inside in self._batches(counts, steps_per_pass, generators, dtype):
+            schedule = CosineAnnealingWarmRestarts(optimizer, T_0=max(1, self.passes // 10), T_mult=2)
+            batches = self._batches(counts, steps_per_pass, generators, dtype)
+            for number, (rows, noise, inside) in enumerate(batches, start=1):
                 batch = normalised.gather(1, rows[..., None].expand(-1, -1, width))
                 mean, log_variance = encoder(batch, inside)
                 decoded = decoder(drawn_code(mean, log_variance, noise, self.noise_scale))
@@ -175,7 +178,8 @@ class ClassVAE(LatentGenerator):
                 # A sum over classes: the gradient of each is that of its own mean.
                 mean_of_rows(losses, inside).sum().backward()
                 optimizer.step()
-                schedule.step()
+                if number % steps_per_pass == 0:
+                    schedule.step()
                 advance()
         return flat_weights(decoder), shift, scale
 
@@ -183,20 +187,21 @@ class ClassVAE(LatentGenerator):
         self, counts: Tensor, steps_per_pass: int, generators: list[torch.Generator], dtype: torch.dtype
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield rows (K, B), noise (K, B, latent) and which of them are no padding, for each step."""
-        sizes, most = counts.tolist(), int(counts.max())
+        sizes, used = counts.tolist(), rows_in_a_pass(counts, self.batch_size)
+        most = int(used.max())
         # Some passes at once: K small draws a step would be slow on an accelerator.
         ahead = max(1, _STEPS_PER_DRAW // steps_per_pass)
         slots = torch.arange(most, device=counts.device)
-        inside = slots < counts[:, None]
+        inside = slots < used[:, None]
         for first in range(0, self.passes, ahead):
             rows = torch.zeros(ahead, len(sizes), most, dtype=torch.int64, device=counts.device)
             noise = torch.zeros(ahead, len(sizes), most, self.latent, dtype=dtype, device=counts.device)
             for network, (size, generator) in enumerate(zip(sizes, generators, strict=True)):
                 keys = torch.rand(ahead, size, generator=generator, device=counts.device)
-                rows[:, network, :size] = keys.argsort(dim=1)
+                rows[:, network, :size] = keys.argsort(dim=1)[:, :most]
                 noise[:, network, :size] = torch.randn(
                     ahead, size, self.latent, generator=generator, device=counts.device, dtype=dtype
-                )
+                )[:, :most]
             for number in range(min(ahead, self.passes - first)):
                 for start in range(0, most, self.batch_size):
                     batch = slice(start, start + self.batch_size)

@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from avalanche_vlm._checks import check_count, check_number
 from avalanche_vlm.sources.batched_layers import flat_weights, initialise, load_flat_weights
-from avalanche_vlm.sources.fitting import adam, fit_progress, shared_normalisation
+from avalanche_vlm.sources.fitting import adam, fit_progress, rows_in_a_pass, shared_normalisation
 from avalanche_vlm.sources.latents import LatentGenerator
 from avalanche_vlm.sources.vae_networks import (
     VAEDecoder,
@@ -46,7 +46,8 @@ class ConditionalVAE(LatentGenerator):
 
     Args:
         passes: times that training sees each feature.
-        batch_size: features, and as many draws of earlier classes, in a step.
+        batch_size: features, and as many draws of earlier classes, in a step, at least 2. A last batch of a
+            single feature is left out, as in `ClassVAE`.
         hidden: width of the hidden layers.
         latent: width of a code.
         condition_dim: width of the vector of a class.
@@ -97,7 +98,7 @@ class ConditionalVAE(LatentGenerator):
         seed: int = 0,
     ) -> None:
         check_count("passes", passes)
-        check_count("batch_size", batch_size)
+        check_count("batch_size", batch_size, at_least=2)
         check_count("hidden", hidden)
         check_count("latent", latent)
         check_count("condition_dim", condition_dim)
@@ -118,7 +119,8 @@ class ConditionalVAE(LatentGenerator):
         if self.shift is None or self.scale is None:
             self.shift, self.scale = shared_normalisation(features)
         normalised = (features - self.shift) / self.scale
-        steps = self.passes * -(-len(features) // self.batch_size)
+        used = int(rows_in_a_pass(torch.tensor(len(features)), self.batch_size))
+        steps = self.passes * -(-used // self.batch_size)
         with (
             torch.enable_grad(),
             fit_progress(f"Fitting {len(counts)} classes", steps) as advance,
@@ -131,7 +133,7 @@ class ConditionalVAE(LatentGenerator):
             share = len(counts) / (len(counts) + old)
             for _ in range(self.passes):
                 order = torch.randperm(len(features), generator=self._generator, device=self.device)
-                for rows in order.split(self.batch_size):
+                for rows in order[:used].split(self.batch_size):
                     condition = embedding[positions[rows]]
                     loss = share * self._bound(encoder, decoder, log_scale, normalised[rows], condition)
                     if before is not None:

@@ -21,7 +21,8 @@ def normalisation(samples: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         \tilde x = \frac{(x - \min) / r - \mu}{\sigma} = \frac{x - s}{a}, \qquad
         r = \max - \min, \; s = \min + r \mu, \; a = r \sigma
 
-    with r and :math:`\sigma` at least 1e-6, so that one sample or a constant dimension gives zeros.
+    with the unbiased deviation :math:`\sigma`, of n - 1, and r and :math:`\sigma` at least 1e-6, so that one
+    sample or a constant dimension gives zeros.
 
     Args:
         samples: (K, N, D), padded at the end of each class.
@@ -34,8 +35,19 @@ def normalisation(samples: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     scaled = ((samples - low) / span).masked_fill(~inside, 0)
     mean = scaled.sum(dim=1, keepdim=True) / counts[:, None, None]
     squares = (scaled - mean).square().masked_fill(~inside, 0)
-    deviation = (squares.sum(dim=1, keepdim=True) / counts[:, None, None]).sqrt().clamp(min=_SMALLEST)
+    others = (counts - 1).clamp(min=1)[:, None, None]
+    deviation = (squares.sum(dim=1, keepdim=True) / others).sqrt().clamp(min=_SMALLEST)
     return (low + span * mean)[:, 0], (span * deviation)[:, 0]
+
+
+def rows_in_a_pass(counts: Tensor, batch_size: int) -> Tensor:
+    """Return how many rows (K,) of each class a pass in batches reads: all but a last one left alone.
+
+    A batch norm over a single row gives its bias, whatever the row is: such a step would teach a decoder
+    that codes do not matter. Each pass is in another order, so that it leaves out another row. A class of a
+    single row keeps it: there is no spread to be learned.
+    """
+    return torch.where((counts % batch_size == 1) & (counts > 1), counts - 1, counts)
 
 
 def grouped_rows(

@@ -45,6 +45,8 @@ class ZSCL(DomainFineTuning):
         distillation_weight: α.
         penalty_weight: λ.
         ensemble_every: number of steps between the weights that are averaged.
+        ensemble_first: after how many steps the first of them are taken; None for ``ensemble_every``, as the
+            paper says, 1 as the authors' code does.
         temperature: of the distillation.
         label_smoothing: of the task's loss, unless ``criterion`` is given.
         seed: of the images and texts that are drawn.
@@ -77,6 +79,7 @@ class ZSCL(DomainFineTuning):
         distillation_weight: float = 1.0,
         penalty_weight: float = 1.0,
         ensemble_every: int = 100,
+        ensemble_first: int | None = None,
         temperature: float = 2.0,
         label_smoothing: float = 0.2,
         seed: int = 0,
@@ -88,6 +91,8 @@ class ZSCL(DomainFineTuning):
         check_number("distillation_weight", distillation_weight, at_least=0)
         check_number("penalty_weight", penalty_weight, at_least=0)
         check_count("ensemble_every", ensemble_every)
+        if ensemble_first is not None:
+            check_count("ensemble_first", ensemble_first)
         pairs = ReferencePairs(
             images, texts, batch_size=image_batch_size, texts_per_batch=texts_per_batch, seed=seed
         )
@@ -97,7 +102,7 @@ class ZSCL(DomainFineTuning):
         own = [
             RegularizerPlugin(distillation, distillation_weight),
             RegularizerPlugin(PreviousWeightsPenalty(), penalty_weight),
-            WeightEnsemblePlugin(ensemble_every),
+            WeightEnsemblePlugin(ensemble_every, first=ensemble_first),
         ]
         super().__init__(
             model=model,

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from avalanche_vlm.models import (
     GeneratedContext,
     HybridPromptHead,
+    ImageConditionedPromptHead,
     LatestLearnedVectors,
     LearnedContextHead,
     LearnedVectors,
@@ -248,6 +249,36 @@ def test_learned_vectors_of_earlier_experiences_stay():
             optimizer.step()
         moved = (vectors.vectors != before).any(dim=2).flatten()
         assert moved.nonzero().flatten().tolist() == [2 * number, 2 * number + 1]
+
+
+@pytest.mark.parametrize(
+    "kind", [HybridPromptHead, lambda **parts: ImageConditionedPromptHead(**parts, reduction=2)]
+)
+def test_no_part_learns_through_the_prompts_of_earlier_experiences(kind):
+    """The gradient is that of a loss whose old columns are constants, for every part of the context."""
+    parts = [LatestLearnedVectors(), LearnedVectors(2, sharing="shared"), GeneratedContext()]
+    model, (images, labels) = tiny_classifier(kind(context=parts)).train(), tiny_images()
+    first, second, _ = tiny_benchmark().train_stream
+    model.adaptation(first)
+    shaken(model.head)
+    model.adaptation(second)
+    logits = model(images)
+    old = torch.tensor([True, True, False, False, False, False])
+    names, weights = zip(*model.named_parameters(), strict=True)
+    found = torch.autograd.grad(
+        F.cross_entropy(logits, labels), weights, retain_graph=True, allow_unused=True
+    )
+    # Nothing comes through an old column alone, of whatever part.
+    through_old = torch.autograd.grad(
+        logits[:, old].square().sum(), weights, retain_graph=True, allow_unused=True
+    )
+    assert all(gradient is None or not gradient.any() for gradient in through_old)
+    # What comes is what a model gives that knows the old columns as numbers.
+    held = torch.where(old, logits.detach(), logits)
+    expected = torch.autograd.grad(F.cross_entropy(held, labels), weights, allow_unused=True)
+    for name, own, other in zip(names, found, expected, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-7, msg=name)
+    assert any(own.any() for name, own in zip(names, found, strict=True) if "network" in name)
 
 
 def test_what_was_learned_stays_when_names_are_added():

@@ -70,6 +70,20 @@ def test_each_experience_ends_with_the_mean(every, kind, arguments):
             torch.testing.assert_close(parameter.detach().double(), expected, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("every", "first", "taken"),
+    [(4, 1, [0, 1, 5, 9]), (3, 2, [0, 2, 5, 8]), (2, 9, [0, 9]), (4, 4, [0, 4, 8]), (1, 10, [9])],
+)
+def test_the_first_member_may_be_another_step(every, first, taken):
+    copies = Copies()
+    trained = strategy([copies, WeightEnsemblePlugin(every, first=first)])
+    trained.train(BENCHMARK.train_stream[0])
+    (along,) = copies.copies
+    for name, parameter in trained.model.named_parameters():
+        mean = sum(along[step][name] for step in taken) / len(taken)
+        torch.testing.assert_close(parameter.detach().double(), mean, atol=1e-6, rtol=1e-5)
+
+
 def test_training_goes_on_with_the_live_weights():
     with_mean, without = Copies(), Copies()
     for copies, plugins in ((with_mean, [WeightEnsemblePlugin(2)]), (without, [])):

@@ -16,7 +16,7 @@ def normalised(samples):
         span = max(float(column.max() - column.min()), 1e-6)
         scaled = (column - column.min()) / span
         mean = float(sum(scaled)) / len(scaled)
-        deviation = math.sqrt(sum((float(v) - mean) ** 2 for v in scaled) / len(scaled))
+        deviation = math.sqrt(sum((float(v) - mean) ** 2 for v in scaled) / max(len(scaled) - 1, 1))
         columns.append((scaled - mean) / max(deviation, 1e-6))
     return torch.stack(columns, dim=1)
 
@@ -75,14 +75,15 @@ class PlainVAE:
         ]
         return sum(rows) / len(rows)
 
-    def train(self, samples, batches, *, rate, first_cycle, official=False):
-        """Take one step of Adam for each (rows, noise) of the batches."""
+    def train(self, samples, batches, *, rate, first_cycle, steps_per_pass, official=False):
+        """Take one step of Adam for each (rows, noise) of the batches; cycles are counted in passes."""
         samples = normalised(samples)
         begin, cycle = 0, first_cycle
         for step, (rows, noise) in enumerate(batches):
-            if step - begin == cycle:
-                begin, cycle = step, 2 * cycle
-            current = rate * (1 + math.cos(math.pi * (step - begin) / cycle)) / 2
+            done = step // steps_per_pass
+            if done - begin == cycle:
+                begin, cycle = done, 2 * cycle
+            current = rate * (1 + math.cos(math.pi * (done - begin) / cycle)) / 2
             loss = self.loss(samples[rows], noise, official)
             gradients = torch.autograd.grad(loss, self.parameters)
             self.losses.append(float(loss.detach()))

@@ -14,12 +14,14 @@ from avalanche_vlm.regularizers import (
     CurrentPairs,
     FeatureDistillation,
     HeadTexts,
+    ImageOnlyDistillation,
     ImageTextAlignment,
     ImageToTextDistillation,
     PreviousWeightsPenalty,
     ReferenceDistillation,
     ReferencePairs,
     SyntheticPairs,
+    TextOnlyDistillation,
     TextToImageDistillation,
 )
 from avalanche_vlm.sources import LearnedClassPrompts, NamePrompts
@@ -33,6 +35,8 @@ KINDS = {
     TextToImageDistillation: {"temperature": TEMPERATURE},
     FeatureDistillation: {},
     ReferenceDistillation: {"temperature": TEMPERATURE},
+    ImageOnlyDistillation: {"temperature": TEMPERATURE},
+    TextOnlyDistillation: {"temperature": TEMPERATURE},
 }
 X, Y = tiny_images(per_class=2)
 SENTENCES = [f"a photo of a {name}." for name in NAMES]
@@ -112,13 +116,15 @@ def expected(kind, student, teacher, batch):
             said.append((unit(model.encode(batch.images)), unit(texts), scale, bias))
         (f, g, s, b), (f_, g_, s_, b_) = said
         own, taught = s * f @ g.T + b, s_ * f_ @ g_.T + b_
-        if kind is ReferenceDistillation:
+        if kind in (ReferenceDistillation, ImageOnlyDistillation):
             own = s * f @ g_.T + b
+        if kind is TextOnlyDistillation:
+            own = s * f_ @ g.T + b
         rows, columns = kl_rows(own, taught, TEMPERATURE), kl_rows(own.T, taught.T, TEMPERATURE)
         return {
             ImageToTextDistillation: rows,
             TextToImageDistillation: columns,
-            FeatureDistillation: float(((f - f_) ** 2).sum(1).mean() + ((g - g_) ** 2).sum(1).mean()),
+            FeatureDistillation: float(((f - f_) ** 2).mean() + ((g - g_) ** 2).mean()),
         }.get(kind, rows + columns)
 
 
@@ -156,16 +162,21 @@ def test_value_and_gradient_are_zero_where_student_and_teacher_agree(kind, pairs
     assert max(float(g.abs().max()) for g in grads if g is not None) > 1e-3
 
 
-def test_reference_distillation_leaves_the_text_tower_alone():
+@pytest.mark.parametrize(
+    ("kind", "tower"),
+    [(ReferenceDistillation, "image"), (ImageOnlyDistillation, "image"), (TextOnlyDistillation, "text")],
+)
+@pytest.mark.parametrize("pairs", PAIRS)
+def test_one_tower_alone_learns(kind, tower, pairs):
     model = moved(both())
-    regularizer = ReferenceDistillation(PAIRS["reference"]())
+    regularizer = kind(PAIRS[pairs]())
     regularizer.pre_adapt(Agent(model), object())
     moved(model, 0.2)
     loss = regularizer(model, X, Y, torch.zeros(0))
     named = dict(model.named_parameters())
     grads = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
     reached = {name for name, g in zip(named, grads, strict=True) if g is not None}
-    assert {name for name in named if name.startswith("backbone.image_tower.")} == reached
+    assert {name for name in named if name.startswith(f"backbone.{tower}_tower.")} == reached
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
@@ -210,7 +221,8 @@ def test_a_gradient_reaches_what_trains(kind, trainable, reached):
     regularizer.pre_adapt(Agent(model), object())
     moved(model, 0.2)
     loss = regularizer(model, X, Y, torch.zeros(0))
-    if kind is ReferenceDistillation and trainable == "text":
+    images_alone = kind in (ReferenceDistillation, ImageOnlyDistillation)
+    if (images_alone and trainable == "text") or (kind is TextOnlyDistillation and trainable != "text"):
         assert not loss.requires_grad  # what is to be done is said by the plugins
         return
     named = dict(model.named_parameters())
@@ -240,7 +252,7 @@ def test_through_the_head_a_gradient_reaches_prompts(kind, at_once):
     moved(model, 1.0)
     batches = spied(regularizer)
     loss = regularizer(model, X, Y, torch.zeros(0))
-    if kind is ReferenceDistillation:
+    if kind in (ReferenceDistillation, ImageOnlyDistillation):
         assert not loss.requires_grad
         return
     (gradient,) = torch.autograd.grad(loss, [model.head.context])
