@@ -13,6 +13,7 @@ ROOT = Path(avalanche_vlm.__file__).parent
 ORDER = [
     "_checks",
     "_checked_features",
+    "_pictures",
     "_precision",
     "_stateful",
     "_files",
@@ -34,7 +35,9 @@ MAY_IMPORT |= {
     "__init__": {"_version"},
     "_version": set(),
     "world": {"world", "_checks"},
-    "benchmarks": {"benchmarks", "_checks", "_host", "_host_benchmarks", "functional", "text", "world"},
+    "benchmarks": {
+        *("benchmarks", "_checks", "_pictures", "_host", "_host_benchmarks", "functional", "text", "world"),
+    },
     "metrics": {"metrics", "_checks", "_host", "_runs", "functional", "text"},
     "logging": {"logging", "_checks", "_files", "_host", "_host_benchmarks", "_runs", "functional", "text"},
 }

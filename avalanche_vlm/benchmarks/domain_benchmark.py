@@ -23,6 +23,7 @@ from avalanche_vlm.benchmarks.class_incremental import (
     check_stream_arguments,
     host_dataset,
 )
+from avalanche_vlm.benchmarks.dataset_parts import check_domains
 from avalanche_vlm.benchmarks.folder_benchmark import check_image_transforms, split_files
 from avalanche_vlm.benchmarks.labelled_tensors import check_one_shape
 from avalanche_vlm.benchmarks.tensor_benchmark import as_dataset, has_transform, is_sequence_of
@@ -98,7 +99,8 @@ def domain_folder_benchmark(
 
     Args:
         root: a folder with one folder per domain, and in each of them the same class folders.
-        domains: folders of the domains, in the order in which they arrive; all, sorted, by default.
+        domains: folders of the domains, in the order in which they arrive; all, sorted, by default, and
+            then none may be called like a part of a data set ("train", "test").
         class_names: one name per class folder: see `folder_benchmark`.
         test_fraction: share of each class of each domain that is kept for testing (0.2 if left out).
         split_seed: seed of that split.
@@ -106,9 +108,9 @@ def domain_folder_benchmark(
 
     Raises:
         TypeError: an argument is of a wrong type.
-        ValueError: no such folder or domain, class folders that differ between domains or hold no
-            image, names that do not fit the folders, a class with too few images to be split, or no
-            transform.
+        ValueError: no such folder or domain, folders that look like the parts of a data set and not like
+            domains or classes, class folders that differ between domains or hold no image, names that do
+            not fit the folders, a class with too few images to be split, or no transform.
 
     Example::
 
@@ -126,6 +128,7 @@ def domain_folder_benchmark(
         got = f"{unknown[0]!r}" if unknown else f"{chosen}"
         advice = close_names(unknown[0], found) if unknown else ""
         raise wrong_value("domains", f"folders in {str(root)!r}, each at most once", got, advice)
+    check_domains(root, chosen, chosen=domains is not None, class_names=class_names)
     folders = class_folders(Path(root).expanduser() / chosen[0], "root")
     check_image_transforms(stream.get("train_transform"), stream.get("eval_transform"))
     names = names_of_folders(folders, class_names)

@@ -21,10 +21,10 @@ from avalanche_vlm.benchmarks.class_incremental import (
     Transform,
     class_incremental,
 )
+from avalanche_vlm.benchmarks.dataset_parts import check_no_parts
 from avalanche_vlm.benchmarks.stratified_split import stratified_split
 
 DEFAULT_TEST_FRACTION = 0.2
-_TEST_PARTS = ("test", "val", "valid", "validation")
 
 
 def folder_benchmark(
@@ -43,17 +43,24 @@ def folder_benchmark(
     eval_transform=model.eval_transform``.
 
     Args:
-        train: a folder with one folder of images per class; images may lie deeper, and hidden
-            folders do not count.
+        train: a folder with one folder of images per class; images may lie deeper. Hidden files and
+            folders do not count at any depth, nor what systems leave behind (``__MACOSX``, ``@eaDir``,
+            ...). Images become RGB, upright and on white, whatever their mode: 16-bit grey values are
+            scaled by their range.
         test: the same for the test stream, with the same class folders. Without it ``train`` is
             split.
-        class_names: one name per class folder, as a list in the order of the sorted folders or as a
-            mapping from folder to name. By default the folder's own name, without a number in front
-            and with spaces for underscores: ``"000_golden_retriever"`` is named "golden retriever".
+        class_names: one name per class folder, as a list in the order of the sorted folders (refused
+            where that is not the order of the numbers in their names) or as a mapping from folder to name,
+            which also says that these folders are classes whatever they look like. By default the folder's
+            own name, without a number in front and with spaces for underscores:
+            ``"000_golden_retriever"`` is named "golden retriever".
         test_fraction: where there is no ``test``, the share of each class that is kept for testing
             (0.2 if left out).
         split_seed: seed of that split; the same folders and seed give the same split everywhere.
         **stream: how the classes are dealt out: see `ClassIncrementalArguments`.
+
+    Warns:
+        UserWarning: pictures are left out because their format is not read.
 
     Returns:
         The host's ``nc_benchmark`` over these images.
@@ -61,9 +68,10 @@ def folder_benchmark(
     Raises:
         TypeError: an argument is of a wrong type.
         ValueError: no such folder, no class folders, a class folder without images, class folders
-            that differ between ``train`` and ``test``, a folder whose folders are the parts of a data
-            set and not its classes, names that do not fit the folders, a class with too few images to
-            be split, no transform, or classes that cannot be dealt out as asked.
+            that differ between ``train`` and ``test``, one folder for both, a folder whose folders look
+            like the parts of a data set and not like its classes, names that do not fit the folders, a
+            class with too few images to be split, no transform, or classes that cannot be dealt out as
+            asked. While images are read: one that cannot be, which is named.
 
     Example::
 
@@ -74,7 +82,7 @@ def folder_benchmark(
     """
     check_count("split_seed", split_seed, at_least=0)
     folders = class_folders(train, "train")
-    _check_no_parts(train, folders)
+    check_no_parts(train, class_names)
     if test is not None:
         class_folders(test, "test")
     check_image_transforms(stream.get("train_transform"), stream.get("eval_transform"))
@@ -85,23 +93,18 @@ def folder_benchmark(
     elif test_fraction is not None:
         raise wrong_value("test_fraction", "left out where `test` is given", test_fraction)
     else:
+        _check_apart(train, test)
         test_files = read_class_folders(test, folders, "test")
     return class_incremental(train_files, test_files, names, **stream)
 
 
-def _check_no_parts(root: AnyPath, folders: Sequence[str]) -> None:
-    """Refuse ``root/{train,test}/class/image``, which would make two classes "train" and "test"."""
-    parts = {folder.lower(): Path(root).expanduser() / folder for folder in folders}
-    test = next((parts[part] for part in _TEST_PARTS if part in parts), None)
-    if "train" not in parts or test is None or not set(parts) <= {"train", *_TEST_PARTS}:
-        return
-    if any(path.is_dir() for path in parts["train"].iterdir()):  # else a class of that name
+def _check_apart(train: AnyPath, test: AnyPath) -> None:
+    if Path(train).expanduser().resolve() == Path(test).expanduser().resolve():
         raise wrong_value(
-            "train",
-            "a folder with one folder of images per class",
-            f"{str(root)!r}, whose folders {', '.join(map(repr, folders))} are the parts of a data set",
-            f"Pass folder_benchmark({str(Path(root) / parts['train'].name)!r}, "
-            f"{str(Path(root) / test.name)!r}).",
+            "test",
+            "another folder than `train`, so that no image is both trained and tested on",
+            repr(str(test)),
+            "Leave `test` out: the images of `train` are then split.",
         )
 
 

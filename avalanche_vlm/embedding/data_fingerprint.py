@@ -21,6 +21,7 @@ from torch.utils.data import TensorDataset
 from torchvision.datasets import DatasetFolder, ImageFolder
 
 from avalanche_vlm._checks import wrong_type
+from avalanche_vlm._pictures import CONVERSION
 from avalanche_vlm.benchmarks.class_folders import LabelledFiles
 from avalanche_vlm.benchmarks.labelled_tensors import LabelledTensors
 from avalanche_vlm.embedding.seeding import seeded
@@ -35,7 +36,7 @@ def leaf_transforms(leaf: Any) -> Any:
     """Return the description of what a data set itself does to x, as far as `sample_digests` needs it."""
     if type(leaf) in (DatasetFolder, ImageFolder):
         return [describe_transform(leaf.loader), describe_transform(leaf.transform)]
-    return None
+    return CONVERSION if isinstance(leaf, LabelledFiles) else None
 
 
 def sample_digests(leaf: Any, rows: Sequence[int], index: FileIndex) -> list[bytes]:
@@ -44,6 +45,8 @@ def sample_digests(leaf: Any, rows: Sequence[int], index: FileIndex) -> list[byt
     - A tensor in memory: its dtype, shape and bytes.
     - A file: its bytes, wherever it lies. They are read once, and again when its size or a time
       stamp is another (see `FileIndex`).
+    - A picture in memory: its mode, size and values, its palette, and what was noted beside it (as
+      transparency, orientation, colour profile).
     - Any other data set: x as the data set returns it, which is read every time; randomness in it
       is seeded by the row.
 
@@ -71,13 +74,28 @@ def sample_digests(leaf: Any, rows: Sequence[int], index: FileIndex) -> list[byt
 
 def _digest(x: Any) -> bytes:
     if isinstance(x, Image.Image):
-        return _sha256(["image", x.mode, x.size], x.tobytes())
+        return _sha256(_look(x), x.tobytes())
     if isinstance(x, np.ndarray):
         x = torch.from_numpy(np.ascontiguousarray(x))
     if not isinstance(x, Tensor):
         raise wrong_type("benchmark", "data sets of pictures, tensors or arrays", x)
     plain = x.detach().cpu().contiguous()
     return _sha256([str(x.dtype), list(x.shape)], plain.reshape(-1).view(torch.uint8).numpy().data)
+
+
+def _look(picture: Image.Image) -> Any:
+    """Return all that changes how a picture looks, besides its values."""
+    picture.load()  # before the rest is asked for: some formats say it behind the pixels
+    palette = [picture.palette.mode, picture.palette.tobytes()] if picture.palette is not None else None
+    notes = sorted((str(key), repr(value)) for key, value in picture.info.items() if _is_plain(value))
+    exif = sorted((tag, repr(value)) for tag, value in picture.getexif().items() if _is_plain(value))
+    return ["image", picture.mode, picture.size, repr(palette), notes, exif]
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (str, bytes, int, float))
 
 
 def _sha256(header: Any, content: Any) -> bytes:

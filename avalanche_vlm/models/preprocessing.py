@@ -1,4 +1,4 @@
-"""From whatever a data set holds to the picture that an image transform expects."""
+"""From whatever a data set holds to the RGB picture that an image transform expects."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from PIL import Image
 from torch import Tensor
 
 from avalanche_vlm._checks import wrong_type, wrong_value
+from avalanche_vlm._pictures import CONVERSION, as_rgb
 
 
 def as_pil(image: Any) -> Image.Image:
-    """Return a PIL picture of an image in one of the usual forms.
+    """Return the RGB picture of an image in one of the usual forms.
 
     Args:
-        image: a PIL image, a uint8 tensor (3, H, W) or (1, H, W), or a uint8 array (H, W, 3) or
+        image: a PIL image of any mode that says its range (see `as_rgb`), a uint8 tensor (3, H, W) or (1, H, W), or a uint8 array (H, W, 3) or
             (H, W).
 
     Raises:
         TypeError: another type, or not uint8: a float image does not say whether its range is
             0..1, 0..255 or already normalised.
-        ValueError: another shape.
+        ValueError: another shape, or a PIL image whose mode does not say the range of its values.
     """
     if isinstance(image, Image.Image):
-        return image
+        return as_rgb(image)
     if isinstance(image, Tensor):
         if image.dtype != torch.uint8:
             raise wrong_type(
@@ -49,18 +50,19 @@ def as_pil(image: Any) -> Image.Image:
         )
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
         raise wrong_value("image", "of shape (H, W, 3) or (H, W)", image.shape)
-    return Image.fromarray(image)
+    return as_rgb(Image.fromarray(image))
 
 
 class ImageTransform:
-    """A picklable chain: any image form, then the transform that belongs to the model.
+    """A picklable chain: any image form, in RGB as it is shown, then the transform that belongs to the model.
 
     Args:
-        transform: PIL image -> float tensor (3, H, W).
+        transform: RGB PIL image -> float tensor (3, H, W).
     """
 
     def __init__(self, transform: Any) -> None:
         self.transform = transform
+        self.conversion = CONVERSION  # part of what identifies this transform
 
     def __call__(self, image: Any) -> Tensor:
         """Return the preprocessed float tensor (3, H, W)."""

@@ -17,6 +17,7 @@ from typing_extensions import Self
 
 from avalanche_vlm._checks import check_count, check_type, wrong_value
 from avalanche_vlm._files import is_inside
+from avalanche_vlm._pictures import PICTURE_FORMATS, as_rgb
 from avalanche_vlm.sources._image_manifest import (
     ImageManifest,
     StoredImage,
@@ -24,9 +25,6 @@ from avalanche_vlm.sources._image_manifest import (
 )
 from avalanche_vlm.sources._making_images import Pair, file_name, make_images
 from avalanche_vlm.sources.image_source import GeneratedImages, ImageSource, checked_pairs
-
-# Pillow would ask other programs to draw some of the other formats.
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 
 @final
@@ -183,8 +181,8 @@ class StoredImageSource(ImageSource):
                 raise FileNotFoundError("there is no such file")
             with warnings.catch_warnings():
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
-                with Image.open(path, formats=_FORMATS) as file:
-                    pixels = np.array(file.convert("RGB"))
+                with Image.open(path, formats=PICTURE_FORMATS) as file:
+                    pixels = np.array(as_rgb(file))
         except Exception as error:  # decoders raise whatever comes when a file is not what it says
             advice = "Remove the file: it is then made anew." if self.source is not None else ""
             raise wrong_value(

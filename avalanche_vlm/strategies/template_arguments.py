@@ -79,7 +79,8 @@ def check_template(template: Mapping[str, Any]) -> None:
     if "criterion" in template:
         check_function("criterion", template["criterion"], "a loss of logits and labels, such as a module")
     evaluator = template.get("evaluator")
-    if evaluator is not None and not isinstance(evaluator, EvaluationPlugin):
+    is_class = isinstance(evaluator, type) and issubclass(evaluator, EvaluationPlugin)  # the host calls it
+    if not (evaluator is None or is_class or isinstance(evaluator, EvaluationPlugin)):
         check_function("evaluator", evaluator, "an EvaluationPlugin, a function that makes one, or None")
     if "device" in template:
         check_type("device", template["device"], (str, torch.device))
