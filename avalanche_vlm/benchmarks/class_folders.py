@@ -148,8 +148,9 @@ def read_class_folders(root: AnyPath, folders: Sequence[str], argument: str) -> 
         )
     if left_out:
         warnings.warn(
-            f"{len(left_out)} pictures below {str(root)!r} are left out, the first is {left_out[0]!r}: read are "
-            f"files that end in {', '.join(PICTURE_ENDINGS)}. Convert the others, or name them by their format.",
+            f"{len(left_out)} pictures below {str(root)!r} are left out, the first is {left_out[0]!r}: only "
+            f"files that end in {', '.join(PICTURE_ENDINGS)} are read. Convert the others, or name them by "
+            "their format.",
             stacklevel=3,
         )
     return LabelledFiles(paths, labels)
@@ -252,8 +253,8 @@ def _check_listed_in_order(folders: Sequence[str], own: Sequence[str], names: Se
             raise wrong_value(
                 "class_names",
                 "a mapping from folder to name, because the order of these folders can be read in two ways",
-                f"a list, whose {names[at]!r} belongs to the folder {folders[at]!r} where text is sorted, and "
-                f"to {other[at]!r} {order}",
+                f"a list, whose {names[at]!r} belongs to the folder {folders[at]!r} where text is sorted, "
+                f"and to {other[at]!r} {order}",
                 advice,
             )
     place = {name: index for index, name in enumerate(said)}
@@ -262,8 +263,8 @@ def _check_listed_in_order(folders: Sequence[str], own: Sequence[str], names: Se
             raise wrong_value(
                 "class_names",
                 f"the names of the class folders in sorted order ({_listed(folders)})",
-                f"{names[index]!r} for the folder {folders[index]!r}, which is how {folders[place[name]]!r} is "
-                "called",
+                f"{names[index]!r} for the folder {folders[index]!r}, which is how {folders[place[name]]!r} "
+                "is called",
                 advice,
             )
 

@@ -24,7 +24,7 @@ _FEW = 3  # so many folders are taken for parts, however few folders they have i
 @final
 @dataclass(frozen=True)
 class _Layout:
-    """What a folder holds, after folders that hold nothing but one other folder.
+    """What a folder holds, after folders that hold nothing but one other folder of folders.
 
     Attributes:
         path: the innermost of these folders.
@@ -40,8 +40,8 @@ class _Layout:
 def check_no_parts(root: AnyPath, class_names: Sequence[str] | Mapping[str, str] | None) -> None:
     """Raise if the folders of ``root``, which are to be classes, look like something else.
 
-    - Parts of a data set, by their names (``Training`` and ``Testing``, ``seg_train`` and ``seg_test``, ``dev``
-      and ``eval``) or because they hold the same folders.
+    - Parts of a data set, by their names (``Training`` and ``Testing``, ``seg_train`` and ``seg_test``,
+      ``dev`` and ``eval``) or because they hold the same folders.
     - One folder around the folders of the classes.
     - Classes that are divided into parts (``cat/train``, ``cat/test``).
 
@@ -88,9 +88,9 @@ def check_no_parts(root: AnyPath, class_names: Sequence[str] | Mapping[str, str]
         raise wrong_value(
             "train",
             "a folder with one folder of images per class",
-            f"{str(root)!r}, whose {len(inside)} folders {', '.join(map(repr, top.folders[:5]))} all hold the "
-            f"folders {', '.join(map(repr, shared[:3]))}{', ...' if len(shared) > 3 else ''}, as the parts or "
-            "the domains of a data set do",
+            f"{str(root)!r}, whose {len(inside)} folders {', '.join(map(repr, top.folders[:5]))} all hold "
+            f"the folders {', '.join(map(repr, shared[:3]))}{', ...' if len(shared) > 3 else ''}, as the "
+            "parts or the domains of a data set do",
             "Pass the folder of the part that is to be learned as `train` and that for testing as `test`, or "
             f"domain_folder_benchmark(root) if they are domains. {_if_classes(root, root / top.folders[0])}",
         )
@@ -127,7 +127,8 @@ def check_domains(root: AnyPath, domains: Sequence[str], *, chosen: bool, class_
             raise wrong_value(
                 "root",
                 "a folder with one folder per domain",
-                f"{str(root)!r}, whose only folder {domains[0]!r} holds folders with the same folders in them",
+                f"{str(root)!r}, whose only folder {domains[0]!r} holds folders with the same folders in "
+                "them",
                 f"Pass domain_folder_benchmark({str(below.path)!r}), or name it: domains={list(domains)}.",
             )
     if isinstance(class_names, Mapping):
@@ -199,7 +200,9 @@ def _layout(folder: Path) -> _Layout:
     is_flat = any(is_picture(entry.name) and entry.is_file() for entry in entries)
     folders = sorted(entry for entry in entries if entry.is_dir() and _has_pictures(entry))
     if not is_flat and len(folders) == 1:
-        return _layout(folders[0])
+        below = _layout(folders[0])
+        if not below.is_flat:
+            return below
     return _Layout(folder, tuple(entry.name for entry in folders), is_flat)
 
 
@@ -209,4 +212,6 @@ def _has_pictures(folder: Path) -> bool:
 
 def _if_classes(root: Path, folder: Path) -> str:
     name = folder.relative_to(root).parts[0]
-    return f"If these are the classes, say so by a mapping from folder to name: class_names={{{name!r}: ..., }}."
+    return (
+        f"If these are the classes, say so by a mapping from folder to name: class_names={{{name!r}: ..., }}."
+    )

@@ -107,12 +107,15 @@ def label_space_cross_entropy(
 
     Raises:
         TypeError: the labels are not whole numbers, or the smoothing is no number.
-        ValueError: a label has no column, smoothing outside [0, 1], or an unknown reduction.
+        ValueError: labels of another shape, a label without a column, smoothing outside [0, 1], or an
+            unknown reduction.
     """
     check_number("label_smoothing", label_smoothing, at_least=0, at_most=1)
     check_choice("reduction", reduction, get_args(Reduction))
     if targets.is_floating_point():
         raise wrong_type("targets", "int64 class ids (B,)", targets.dtype)
+    if targets.ndim != 1:
+        raise wrong_value("targets", "int64 class ids (B,)", tuple(targets.shape))
     every = torch.arange(logits.shape[1], device=columns.device)
     if torch.equal(columns, every) and _are_columns(targets, len(every)):
         # The common case at the end of a stream, without the sorting and copying of the general one.

@@ -202,18 +202,22 @@ class CLIPClassifier(DynamicModule):
     def encode(self, x: Tensor) -> Tensor:
         """Return embeddings (B, D) of images (B, 3, H, W); embeddings (B, D) pass through.
 
+        What has another precision than the model's weights is brought to theirs.
+
         Raises:
             TypeError: ``x`` is not a float tensor.
             ValueError: ``x`` has neither shape, or another image size or width than the model's.
         """
-        return self.backbone.encode_image(x) if self._are_images(x) else x
+        images, x = self._are_images(x), self._in_own_precision(x)
+        return self.backbone.encode_image(x) if images else x
 
     def encode_with_raw(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return embeddings (B, D), and the raw visual features (B, D_raw) that they are projected from.
 
         Embeddings pass through, and come without raw features. Errors are those of `encode`.
         """
-        if not self._are_images(x):
+        images, x = self._are_images(x), self._in_own_precision(x)
+        if not images:
             return x, None
         raw = self.backbone.encode_image_raw(x)
         return self.backbone.project_image(raw), raw
@@ -253,7 +257,12 @@ class CLIPClassifier(DynamicModule):
 
     def adapted(self, embeddings: Tensor) -> Tensor:
         """Return embeddings (B, D) as the head sees them, behind the image adapter if there is one."""
+        embeddings = self._in_own_precision(embeddings)
         return embeddings if self.image_adapter is None else self.image_adapter(embeddings)
+
+    def _in_own_precision(self, x: Tensor) -> Tensor:
+        # Under autocast each operation chooses.
+        return x if torch.is_autocast_enabled(x.device.type) else x.to(self.backbone.logit_scale.dtype)
 
     def visual_features(self, x: Tensor, space: VisualSpace = "embedding") -> Tensor:
         """Return visual features (B, D') of images (B, 3, H, W) or embeddings (B, D).

@@ -56,6 +56,8 @@ class TextHead(DynamicModule, ABC):
         ids = torch.arange(len(self.names_or_error()))
         tensors = self._depends_on(backbone)
         trains = any(t.requires_grad for t in tensors)
+        device = backbone.logit_scale.device.type
+        precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         if trains and torch.is_grad_enabled():
             self._kept = {}  # a step may follow, and fused optimizers do not count theirs
             if class_ids is not None:
@@ -64,14 +66,15 @@ class TextHead(DynamicModule, ABC):
             live, weights = None, None
             if self._resting is not None:
                 live, others = self._resting
-                weights = others.index_copy(0, live, self.encode(backbone, live).to(others.dtype))
+                encoded = self.encode(backbone, live)
+                if precision is None:
+                    others = others.to(encoded.dtype)
+                weights = others.index_copy(0, live, encoded.to(others.dtype))
             weights = self.encode(backbone, ids) if weights is None else weights
             if self._step is not None:
                 self._step.note(weights, live, tensors)
             return weights
-        device = backbone.logit_scale.device.type
-        precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        state = [precision, *((t.data_ptr(), t._version) for t in tensors)]
+        state = [precision, *((t.data_ptr(), t._version, t.dtype) for t in tensors)]
         modes = tuple(head.training for head in self._heads() if head.depends_on_mode)
         kept_for, kept = self._kept.get(modes, (None, None))
         if kept is None or kept_for != state or (trains and self.training):

@@ -17,8 +17,8 @@ def as_pil(image: Any) -> Image.Image:
     """Return the RGB picture of an image in one of the usual forms.
 
     Args:
-        image: a PIL image of any mode that says its range (see `as_rgb`), a uint8 tensor (3, H, W) or (1, H, W), or a uint8 array (H, W, 3) or
-            (H, W).
+        image: a PIL image of any mode that says its range (see `as_rgb`), a uint8 tensor (3, H, W) or
+            (1, H, W), or a uint8 array (H, W, 3) or (H, W).
 
     Raises:
         TypeError: another type, or not uint8: a float image does not say whether its range is

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, final
 
+import torch
 from avalanche.training.plugins import SynapticIntelligencePlugin as HostSynapticIntelligencePlugin
 
-from avalanche_vlm._checks import check_number
+from avalanche_vlm._checks import check_number, wrong_type
 from avalanche_vlm.plugins._of_one_strategy import OfOneStrategy
 
 
@@ -21,7 +22,8 @@ class SynapticIntelligencePlugin(OfOneStrategy, HostSynapticIntelligencePlugin):
 
     The host keeps the weights before each step, and those at the start of an experience, as views of
     the live ones where these are on the CPU: no weight ever seems to have moved, no importance grows,
-    and the result is that of naive training.
+    and the result is that of naive training. It begins its sums as float32, which stops it at weights of any
+    other precision; here they have that of the weights.
 
     Args:
         si_lambda: λ.
@@ -48,10 +50,24 @@ class SynapticIntelligencePlugin(OfOneStrategy, HostSynapticIntelligencePlugin):
         super().__init__(si_lambda, eps)
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Keep the weights at the start of the experience."""
+        """Keep the weights at the start of the experience.
+
+        Raises:
+            TypeError: the weights are bfloat16.
+        """
+        if any(p.dtype == torch.bfloat16 for p in strategy.model.parameters()):
+            raise wrong_type(
+                "model",
+                "one whose weights NumPy knows, which the host's computation of importances goes through",
+                torch.bfloat16,
+                "Keep the model in float32; for bfloat16 arithmetic pass precision='bf16' to the strategy.",
+            )
         super().before_training_exp(strategy, **kwargs)
-        for anchor in self.ewc_data[0].values():
+        sums = self.ewc_data[1], self.syn_data["trajectory"], self.syn_data["cum_trajectory"]
+        for name, anchor in self.ewc_data[0].items():
             anchor.data = anchor.data.clone()
+            for kept in sums:  # which the host begins as float32, whatever the weights are
+                kept[name].data = kept[name].data.to(anchor.data.dtype)
 
     def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
         """Keep the weights before the step."""

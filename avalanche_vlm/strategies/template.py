@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from avalanche_vlm._checks import check_choice, check_count, check_type, wrong_value
+from avalanche_vlm._checks import check_choice, check_count, check_type, wrong_type, wrong_value
 from avalanche_vlm._host import experience_classes
 from avalanche_vlm._precision import Precision
 from avalanche_vlm.functional import LABEL_SPACES, LabelSpace
@@ -259,6 +259,17 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
             if index == end:
                 break
 
+    def _unpack_minibatch(self) -> None:
+        """Bring the batch to the device, if its labels are class ids.
+
+        Raises:
+            TypeError: they are not whole numbers.
+            ValueError: they are not one number a sample.
+        """
+        batch: Any = self.mbatch
+        check_labels(batch[1])
+        super()._unpack_minibatch()
+
     def eval_epoch(self, **kwargs: Any) -> None:
         """Evaluate on each batch of the loader."""
         if self.fast_loading:
@@ -289,6 +300,21 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
     def optimizer_step(self) -> None:
         """Update the parameters."""
         self._gradient_step.step(self.optimizer)
+
+
+def check_labels(labels: Any) -> None:
+    """Raise unless the labels of a batch are class ids (B,).
+
+    Raises:
+        TypeError: they are not whole numbers.
+        ValueError: they are not one number a sample.
+    """
+    expected = "whole numbers (B,), one class id a sample"
+    advice = "The data set gives (x, y): let y be one whole number, int(y), and no list of one."
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
+        raise wrong_type("y", expected, labels, advice)
+    if labels.ndim != 1:  # metrics of the host take (B, 1) for a score of one class
+        raise wrong_value("y", expected, tuple(labels.shape), advice)
 
 
 def _length(loader: Any) -> int:
