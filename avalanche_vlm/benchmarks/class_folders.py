@@ -271,6 +271,8 @@ def _check_listed_in_order(folders: Sequence[str], own: Sequence[str], names: Se
 
 def _by_number(folder: str) -> list[Any]:
     """Return a key that sorts the numbers in names by their size."""
+    if re.fullmatch(r"[+-]\d+", folder):
+        return [(int(folder), "")]
     parts = re.split(r"(\d+)", folder)
     return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 

@@ -261,8 +261,9 @@ class CLIPClassifier(DynamicModule):
         return embeddings if self.image_adapter is None else self.image_adapter(embeddings)
 
     def _in_own_precision(self, x: Tensor) -> Tensor:
-        # Under autocast each operation chooses.
-        return x if torch.is_autocast_enabled(x.device.type) else x.to(self.backbone.logit_scale.dtype)
+        # Under autocast each operation chooses, between all types but float64.
+        free = torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64
+        return x if free else x.to(self.backbone.logit_scale.dtype)
 
     def visual_features(self, x: Tensor, space: VisualSpace = "embedding") -> Tensor:
         """Return visual features (B, D') of images (B, 3, H, W) or embeddings (B, D).

@@ -120,6 +120,13 @@ class VLMTemplate(SupervisedTemplate[Any, Any, Any]):
         self._resting_text: RestingText | None = None
         check_type("fast_loading", fast_loading, bool)
         self.fast_loading = fast_loading
+        if precision != "fp32" and model.backbone.logit_scale.dtype == torch.float64:
+            raise wrong_value(
+                "precision",
+                "'fp32' for a model in double precision, which autocast leaves as it is",
+                repr(precision),
+                "Call model.float().",
+            )
         self._gradient_step = GradientStep(
             precision=precision,
             max_gradient_norm=max_gradient_norm,

@@ -264,6 +264,9 @@ def test_a_list_of_names_in_no_doubt_is_taken(tmp_path):
     padded = [f"{number:02d}" for number in range(13)]
     benchmark = folder_benchmark(tree(tmp_path / "a", *padded), n_experiences=1, class_names=NAMES, **TENSORS)
     assert class_names(benchmark).names == tuple(NAMES)
+    numbers = tree(tmp_path / "numbers", "-1", "0", "1")
+    benchmark = folder_benchmark(numbers, n_experiences=1, class_names=["bad", "none", "good"], **TENSORS)
+    assert class_names(benchmark).names == ("bad", "none", "good")
     root = tree(tmp_path / "b", "1_cat", "10_dog", "2_cow")
     benchmark = folder_benchmark(root, n_experiences=1, class_names=["dog", "cat", "cow"], **TENSORS)
     assert class_names(benchmark).names == ("dog", "cat", "cow")

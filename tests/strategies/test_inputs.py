@@ -187,3 +187,16 @@ def test_labels_of_other_whole_numbers_are_taken():
 def test_labels_that_are_no_class_ids_are_named(form, error, sentence):
     with pytest.raises(error, match=sentence):
         trained("cosine", samples(True, y=form))
+
+
+def test_autocast_and_double_precision():
+    """Autocast takes embeddings of any precision, and no model in double precision."""
+    head, arguments = MODELS["cosine"][0]()
+    model = tiny_classifier(head, **arguments)
+    settings = {"train_mb_size": 4, "precision": "bf16", "evaluator": None}
+    strategy = FineTune(model=model, optimizer=SGD(model.parameters(), lr=0.01), **settings)
+    for experience in samples(True, lambda x: x.double()).train_stream:
+        strategy.train(experience)
+    model.double()
+    with pytest.raises(ValueError, match="`precision` must be 'fp32' for a model in double.*model.float"):
+        FineTune(model=model, optimizer=SGD(model.parameters(), lr=0.01), **settings)
