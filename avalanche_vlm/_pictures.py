@@ -19,6 +19,10 @@ _ORIENTATION = ExifTags.Base.Orientation
 _UPRIGHT = 1
 
 
+class UnreadablePicture(OSError, ValueError):
+    """A file is no picture that can be read; the message names it, and says what to do."""
+
+
 def as_rgb(picture: Image.Image, argument: str = "image") -> Image.Image:
     """Return the 8-bit RGB picture that a viewer shows of ``picture``.
 
@@ -60,8 +64,8 @@ def read_picture(path: str | PathLike[str]) -> Image.Image:
 
     Raises:
         OSError: there is no such file, or it may not be read.
-        ValueError: it is no picture, truncated, too large for Pillow, or of a mode whose range is not said;
-            the error names the file.
+        UnreadablePicture: it is no picture, truncated, too large for Pillow, or of a mode whose range is not
+            said; the error names the file.
     """
     try:
         with Image.open(path, formats=PICTURE_FORMATS) as picture:
@@ -74,8 +78,9 @@ def read_picture(path: str | PathLike[str]) -> Image.Image:
         if isinstance(error, Image.DecompressionBombError):
             advice = "Make it smaller; or, if you trust it, raise PIL.Image.MAX_IMAGE_PIXELS."
         said = str(error).rstrip(".") or type(error).__name__
-        raise wrong_value(
-            "file", "a picture that can be read", f"{str(path)!r}, which cannot ({said})", advice
+        got = f"{str(path)!r}, which cannot ({said})"
+        raise UnreadablePicture(
+            str(wrong_value("file", "a picture that can be read", got, advice))
         ) from error
 
 

@@ -311,7 +311,7 @@ def test_wrong_calls_make_nothing(tmp_path):
         here(twice, folder)
     with pytest.raises(ValueError, match="`runs` must be at least one run"):
         here([], folder)
-    with pytest.raises(TypeError, match="`runs` must be Run"):
+    with pytest.raises(TypeError, match="`runs` must be a list of runs"):
         here([zero_shot], folder)
     with pytest.raises(ValueError, match="`processes` must be"):
         compare(twice[:1], folder, processes=-1)

@@ -229,7 +229,7 @@ def test_wrong_calls_are_refused(made):
     folder, runs = made
     with pytest.raises(ValueError, match="`runs` must be at least one run"):
         write_comparison([], folder)
-    with pytest.raises(TypeError, match="`runs` must be Run"):
+    with pytest.raises(TypeError, match="`runs` must be a list of runs"):
         write_comparison(["m"], folder)
     with pytest.raises(TypeError, match="`folder` must be"):
         write_comparison(runs, 3)

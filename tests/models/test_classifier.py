@@ -128,7 +128,8 @@ def test_a_model_without_names_says_how_to_get_them():
 def test_labels_outside_the_names_are_refused():
     model = tiny_classifier()
     x, y = torch.zeros(8, 16), torch.arange(8)
-    benchmark = tensor_benchmark((x, y), (x, y), class_names=list("abcdefgh"), n_experiences=2)
+    names = [*TINY_CLASSES, "pig", "rat"]
+    benchmark = tensor_benchmark((x, y), (x, y), class_names=names, n_experiences=2)
     model.adaptation(benchmark.train_stream[0])
     with pytest.raises(ValueError, match=r"labels in 0\.\.5.*from 4 to 7"):
         model.adaptation(benchmark.train_stream[1])

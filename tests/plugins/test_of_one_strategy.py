@@ -105,8 +105,9 @@ def test_parts_that_two_plugins_of_one_strategy_share_are_theirs():
 
 
 def test_a_training_that_was_refused_leaves_plugins_free():
-    plugin = RegularizerPlugin(PreviousWeightsPenalty())
-    refused = make(plugin, plugin)
+    penalty = PreviousWeightsPenalty()
+    plugin = RegularizerPlugin(penalty)
+    refused = make(plugin, RegularizerPlugin(penalty))
     with pytest.raises(ValueError, match="Each adds its regularizer"):
         refused.train(IMAGES.train_stream[0])
     make(plugin).train(IMAGES.train_stream[0])

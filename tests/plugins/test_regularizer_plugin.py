@@ -182,10 +182,11 @@ def test_the_same_regularizer_in_two_plugins_is_refused(order):
         AdaptiveWeightConsolidationPlugin(shared),
         AdaptiveWeightConsolidationPlugin(SumRegularizer([shared, PreviousWeightsPenalty()])),
         RegularizerPlugin(SumRegularizer([SumRegularizer([shared])])),
-        plugin,
     ):
         with pytest.raises(ValueError, match="`plugins` must be .*ImageTextAlignment in .*keep one"):
             strategy([plugin, other][::order]).train(FIRST)
+    with pytest.raises(ValueError, match="`plugins` must be .*the same RegularizerPlugin twice"):
+        strategy([plugin, plugin])
     # Two of their own are fine, also over the same pairs.
     pairs = synthetic()
     strategy(

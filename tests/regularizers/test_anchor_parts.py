@@ -554,7 +554,7 @@ def test_a_model_that_it_cannot_reach_or_ask_is_refused():
             with pytest.raises((ValueError, RuntimeError), match=message):
                 fine_tuned([plugin], model)
     stored = CLIPClassifier(
-        EmbeddingBackbone(16), CosineHead(TextFeatureHead(torch.eye(6, 16))), class_names=list("abcdef")
+        EmbeddingBackbone(16), CosineHead(TextFeatureHead(torch.eye(6, 16))), class_names=list(TINY_CLASSES)
     )
     with pytest.raises(ValueError, match="`model` must be one with a text tower"):
         fine_tuned([RegularizerPlugin(AnchorDistillation(CurrentPairs()))], stored)
@@ -703,7 +703,7 @@ def test_only_classes_that_count_are_asked_for():
 
 def test_a_head_on_stored_embeddings_has_names_that_lie_somewhere():
     head = CosineHead(TextFeatureHead(torch.randn(6, 16, generator=torch.Generator().manual_seed(0))))
-    model = CLIPClassifier(EmbeddingBackbone(16), head, class_names=list("abcdef"))
+    model = CLIPClassifier(EmbeddingBackbone(16), head, class_names=list(TINY_CLASSES))
     strategy = fine_tuned(
         [RegularizerPlugin(TextGeometry(), 10.0)], model, tiny_benchmark(embedded=tiny_classifier())
     )
