@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from avalanche_vlm._checks import check_choice, check_number, wrong_value
+from avalanche_vlm._checks import check_choice, check_count, check_number, wrong_value
 
 Prior = Literal["uniform", "counts"]
 PRIORS: tuple[Prior, ...] = get_args(Prior)
@@ -118,41 +119,117 @@ def discriminant_weights(
     return classes, weights, biases + (n / n.sum()).log() if prior == "counts" else biases
 
 
-def fused_logits(zero_shot: Tensor, discriminant: Tensor, classes: Tensor, *, fusion_weight: float) -> Tensor:
+def fused_logits(
+    zero_shot: Tensor, discriminant: Tensor, classes: Tensor, *, fusion_weight: float, temperature: float = 1.0
+) -> Tensor:
     r"""Return logits (B, C) of zero-shot scores and of a discriminant over some classes F.
 
     .. math::
         z_c = \begin{cases}
             z^0_c & c \notin F \\
-            z^0_c + a \log q(c) + k, \quad
-            k = \log \sum_{c \in F} e^{z^0_c} - \log \sum_{c \in F} e^{z^0_c} q(c)^a & c \in F
+            t z^0_c + a \log q(c) + k, \quad
+            k = \log \sum_{c \in F} e^{z^0_c} - \log \sum_{c \in F} e^{t z^0_c} q(c)^a & c \in F
         \end{cases}
 
     with the zero-shot logits :math:`z^0` and the softmax q of the discriminant's logits over F. So the
     softmax p of z and that of :math:`z^0` agree on the classes outside of F and on F as a whole: zero-shot
-    decides between them, and within F :math:`p(c) \propto p_0(c) \, q(c)^a`. The loss over classes of F
+    decides between them, and within F :math:`p(c) \propto p_0(c)^t \, q(c)^a`. The loss over classes of F
     alone has no gradient to the others, not even by rounding, which Adam would make steps of.
 
     Args:
         zero_shot: logits (B, C).
         discriminant: logits (B, K) of the classes of F.
         classes: int64 (K,), the ids of these classes.
-        fusion_weight: the factor a, finite; 0 gives zero-shot.
+        fusion_weight: the factor a, finite; 0 gives zero-shot (where t is 1).
+        temperature: the factor t of the zero-shot logits within F, finite; 0 leaves the discriminant alone.
 
     Raises:
-        ValueError: a is not finite.
+        ValueError: a or t is not finite.
 
     References:
         Wang et al., ICLR 2024, section 3.3 (the sum of both logits).
 
     Deviations:
-        There every class has features, and raw logits are added; the log-softmax of q and k add the
+        There every class has features, t is 1 and raw logits are added; the log-softmax of q and k add the
         same number to each class, and so change neither ranks nor probabilities.
     """
     check_number("fusion_weight", fusion_weight)
+    check_number("temperature", temperature)
     if len(classes) == 0:
         return zero_shot
     seen = zero_shot[:, classes]
-    added = seen + fusion_weight * F.log_softmax(discriminant, dim=1)
+    added = (seen if temperature == 1 else temperature * seen) + fusion_weight * F.log_softmax(
+        discriminant, dim=1
+    )
     mass = seen.logsumexp(dim=1, keepdim=True) - added.logsumexp(dim=1, keepdim=True)
     return zero_shot.index_copy(1, classes, added + mass)
+
+
+def mixed_logits(first: Tensor, second: Tensor, classes: Tensor, *, weight: float) -> Tensor:
+    r"""Return logits (B, C) whose softmax mixes the probabilities of two scorers over some classes F.
+
+    .. math::
+        p(c) = p_0(F) \bigl[ (1 - \omega) \, p_0(c \mid F) + \omega \, q(c) \bigr], \qquad c \in F
+
+    with the softmax :math:`p_0` of the first logits and that of the second, q, over F. Classes outside of F
+    keep their logits, and F as a whole its probability.
+
+    Args:
+        first: logits (B, C).
+        second: logits (B, K) of the classes of F.
+        classes: int64 (K,), the ids of these classes.
+        weight: ω in [0, 1]; 0 gives the first.
+
+    Raises:
+        ValueError: ω is outside [0, 1].
+
+    References:
+        Huang et al., Mind the Gap, ICCV 2025 (arXiv 2507.09118), inference.
+
+    Deviations:
+        There all classes are seen ones.
+    """
+    check_number("weight", weight, at_least=0, at_most=1)
+    if len(classes) == 0 or weight == 0:
+        return first
+    seen = first[:, classes]
+    mass = seen.logsumexp(dim=1, keepdim=True)
+    mixed = F.log_softmax(second, dim=1)
+    if weight < 1:
+        mixed = torch.logaddexp(seen - mass + math.log1p(-weight), mixed + math.log(weight))
+    return first.index_copy(1, classes, mixed + mass)
+
+
+def rescored_logits(first: Tensor, second: Tensor, classes: Tensor, *, k: int, weight: float) -> Tensor:
+    r"""Return logits (B, C) in which a second scorer puts the first's k best of some classes F in order.
+
+    The k best classes of F by the first logits are ordered by :math:`z^0_c + a \log q(c)`, q being the
+    softmax of the second scores over these k, and the k first logits are handed out anew in that order. So the
+    set of the k best never changes, nor does the probability of any class outside of it, nor theirs together.
+
+    Args:
+        first: logits (B, C).
+        second: logits (B, K) of the classes of F.
+        classes: int64 (K,), the ids of these classes.
+        k: how many are put in order, at least 1; all of F if it has no more.
+        weight: the factor a, at least 0; 0 gives the first.
+
+    Raises:
+        TypeError: k is no whole number.
+        ValueError: k is below 1, or a negative.
+
+    References:
+        Re-scoring of the best classes by text: Zhou et al., ENGINE, ICCV 2025 (arXiv 2503.08510).
+
+    Deviations:
+        There scores of several kinds are added, which may move classes in and out of the best k.
+    """
+    check_count("k", k)
+    check_number("weight", weight, at_least=0)
+    if len(classes) == 0 or weight == 0:
+        return first
+    seen = first[:, classes]
+    best, places = seen.topk(min(k, len(classes)), dim=1)
+    own = F.log_softmax(second.gather(1, places), dim=1)
+    order = (best + weight * own).argsort(dim=1, descending=True, stable=True)
+    return first.index_copy(1, classes, seen.scatter(1, places.gather(1, order), best))
