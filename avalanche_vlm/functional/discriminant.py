@@ -120,7 +120,12 @@ def discriminant_weights(
 
 
 def fused_logits(
-    zero_shot: Tensor, discriminant: Tensor, classes: Tensor, *, fusion_weight: float, temperature: float = 1.0
+    zero_shot: Tensor,
+    discriminant: Tensor,
+    classes: Tensor,
+    *,
+    fusion_weight: float,
+    temperature: float = 1.0,
 ) -> Tensor:
     r"""Return logits (B, C) of zero-shot scores and of a discriminant over some classes F.
 
@@ -204,8 +209,9 @@ def rescored_logits(first: Tensor, second: Tensor, classes: Tensor, *, k: int, w
     r"""Return logits (B, C) in which a second scorer puts the first's k best of some classes F in order.
 
     The k best classes of F by the first logits are ordered by :math:`z^0_c + a \log q(c)`, q being the
-    softmax of the second scores over these k, and the k first logits are handed out anew in that order. So the
-    set of the k best never changes, nor does the probability of any class outside of it, nor theirs together.
+    softmax of the second scores over these k, and the k first logits are handed out anew in that order. So
+    the set of the k best never changes, nor does the probability of any class outside of it, nor theirs
+    together.
 
     Args:
         first: logits (B, C).

@@ -135,8 +135,8 @@ class PredictiveDiscriminant(NamedTuple):
 
     def to(self, dtype: torch.dtype) -> PredictiveDiscriminant:
         """Return the same in another precision."""
-        floats = (self.centre, self.projection, self.means, self.precisions, self.biases)
-        return PredictiveDiscriminant(self.classes, *(each.to(dtype) for each in floats), self.is_linear)
+        names = ("centre", "projection", "means", "precisions", "biases")
+        return self._replace(**{name: getattr(self, name).to(dtype) for name in names})
 
     def projected(self, unit: Tensor) -> Tensor:
         """Return unit features (B, D) in the coordinates of the means."""

@@ -4,9 +4,17 @@ from avalanche_vlm.models.adapted_text_head import AdaptedTextHead
 from avalanche_vlm.models.adapters import EmbeddingAdapter, ResidualAdapter
 from avalanche_vlm.models.backbone import EmbeddingBackbone, VisionLanguageBackbone
 from avalanche_vlm.models.classifier import CLIPClassifier, Prediction
+from avalanche_vlm.models.closed_form_head import ClosedFormHead
 from avalanche_vlm.models.dual_path_head import DualPathHead
 from avalanche_vlm.models.feature_heads import CosineHead, TextFeatureHead
 from avalanche_vlm.models.fingerprint import fingerprint
+from avalanche_vlm.models.fused_head import FusedHead
+from avalanche_vlm.models.fusion_rules import (
+    FusionRule,
+    LogLinearFusion,
+    ProbabilityMixture,
+    TopKRescoring,
+)
 from avalanche_vlm.models.gaussian_discriminant_head import GaussianDiscriminantHead
 from avalanche_vlm.models.generated_context import GeneratedContext
 from avalanche_vlm.models.heads import TextHead
@@ -25,10 +33,13 @@ from avalanche_vlm.models.zero_shot_head import UnnormalisedZeroShotHead, ZeroSh
 __all__ = [
     "AdaptedTextHead",
     "CLIPClassifier",
+    "ClosedFormHead",
     "CosineHead",
     "DualPathHead",
     "EmbeddingAdapter",
     "EmbeddingBackbone",
+    "FusedHead",
+    "FusionRule",
     "GaussianDiscriminantHead",
     "GeneratedContext",
     "HybridPromptHead",
@@ -38,14 +49,17 @@ __all__ = [
     "LearnedVectors",
     "LinearHead",
     "LoRA",
+    "LogLinearFusion",
     "OpenCLIPBackbone",
     "Prediction",
+    "ProbabilityMixture",
     "PromptContext",
     "PromptHead",
     "ResidualAdapter",
     "SeparateAttention",
     "TextFeatureHead",
     "TextHead",
+    "TopKRescoring",
     "UnnormalisedZeroShotHead",
     "VisionLanguageBackbone",
     "WeightSnapshot",

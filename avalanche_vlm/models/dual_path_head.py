@@ -10,18 +10,23 @@ from torch.nn import functional as F
 from typing_extensions import Self
 
 from avalanche_vlm._checked_features import check_features
-from avalanche_vlm._checks import check_choice, check_number, check_type, wrong_value
-from avalanche_vlm.functional.discriminant import fused_logits
+from avalanche_vlm._checks import check_choice, wrong_value
 from avalanche_vlm.models.backbone import VisionLanguageBackbone
+from avalanche_vlm.models.fused_head import (
+    FusedHead,
+    as_fusion,
+    check_fusion,
+    fusion_config,
+    fusion_from_config,
+)
+from avalanche_vlm.models.fusion_rules import FusionRule
 from avalanche_vlm.models.heads import TextHead, VisualSpace, adds_names
-from avalanche_vlm.models.parts import part_config, part_from_config
-from avalanche_vlm.models.zero_shot_head import ZeroShotHead
-from avalanche_vlm.text import ClassNames, PromptTemplate
+from avalanche_vlm.text import ClassNames
 
 VISUAL_SPACES: tuple[VisualSpace, ...] = get_args(VisualSpace)
 
 
-class DualPathHead(TextHead):
+class DualPathHead(FusedHead):
     r"""Text logits in training; in evaluation fused with the cosines to a visual prototype of each class.
 
     .. math::
@@ -35,7 +40,8 @@ class DualPathHead(TextHead):
 
     Args:
         text: the head that compares with text; None for `ZeroShotHead`.
-        fusion_weight: β, at least 0; 0 is the text alone.
+        fusion_weight: β, at least 0; 0 is the text alone. Or a `FusionRule` for another way to put both
+            together.
         visual_space: where prototypes live: ``"raw"``, the pooled features before the projection into the
             embedding space, for streams of images; or ``"embedding"``, for streams of embeddings and for
             towers without raw features.
@@ -68,19 +74,24 @@ class DualPathHead(TextHead):
     tensor([1])
     """
 
+    text: TextHead
     prototypes: Tensor
     counts: Tensor
 
+    _FIRST = "text"
+
     def __init__(
-        self, text: TextHead | None = None, *, fusion_weight: float = 0.5, visual_space: VisualSpace = "raw"
+        self,
+        text: TextHead | None = None,
+        *,
+        fusion_weight: float | FusionRule = 0.5,
+        visual_space: VisualSpace = "raw",
     ) -> None:
-        super().__init__()
-        check_type("text", text, (TextHead, type(None)))
+        super().__init__(text)
         if isinstance(text, DualPathHead):
             raise wrong_value("text", "a head without prototypes of its own", "a DualPathHead")
-        check_number("fusion_weight", fusion_weight, at_least=0)
+        check_fusion("fusion_weight", fusion_weight)
         check_choice("visual_space", visual_space, VISUAL_SPACES)
-        self.text = ZeroShotHead() if text is None else text
         self.fusion_weight = fusion_weight
         self.visual_space: VisualSpace = visual_space
         self.register_buffer("prototypes", torch.zeros(0, 0))
@@ -95,7 +106,6 @@ class DualPathHead(TextHead):
                 f"'embedding' for a {type(backbone).__name__} whose images have no raw features",
                 repr(self.visual_space),
             )
-        self.text.set_classes(class_names, backbone)
         prototypes = torch.zeros(len(class_names), width, device=self.prototypes.device)
         counts = torch.zeros(len(class_names), dtype=torch.int64, device=self.counts.device)
         if adds_names(self.class_names, class_names):
@@ -157,61 +167,36 @@ class DualPathHead(TextHead):
         self.counts.copy_(counts)
 
     @property
-    def text_part(self) -> TextHead:
-        """That of the text head."""
-        return self.text.text_part
-
-    @property
-    def has_class_weights(self) -> bool:
-        """Whether the text head has some."""
-        return self.text.has_class_weights
-
-    @property
     def reads_raw_features(self) -> bool:
-        """Whether prototypes are of raw features."""
-        return self.visual_space == "raw"
+        """Whether prototypes are of raw features, or the text head reads them."""
+        return self.visual_space == "raw" or self.text.reads_raw_features
 
-    def templates_of(self, dataset: str) -> tuple[PromptTemplate, ...]:
-        """Return those of the text head."""
-        return self.text.templates_of(dataset)
+    @property
+    def is_fused(self) -> bool:
+        """Not in training: then the text is alone."""
+        return not self.training and self.fusion_weight != 0
 
-    def encode(self, backbone: VisionLanguageBackbone, class_ids: Tensor) -> Tensor:
-        """Return the class weights (K, D) of the text head."""
-        return self.text.encode(backbone, class_ids)
+    @property
+    def fusion_rule(self) -> FusionRule:
+        """How both scores are put together."""
+        return as_fusion(self.fusion_weight)
 
-    def compare(self, backbone: VisionLanguageBackbone, embeddings: Tensor, weights: Tensor) -> Tensor:
-        """Return the logits (B, C) of the text head for weights (C, D) of it."""
-        return self.text.compare(backbone, embeddings, weights)
-
-    def logits(self, backbone: VisionLanguageBackbone, embeddings: Tensor) -> Tensor:
-        """Map un-normalised embeddings (B, D) to logits (B, C), where there are no raw features."""
-        return self.logits_with_raw(backbone, embeddings, None)
-
-    def logits_with_raw(
+    def second_scores(
         self, backbone: VisionLanguageBackbone, embeddings: Tensor, raw: Tensor | None
-    ) -> Tensor:
-        """Map un-normalised embeddings (B, D) and raw features (B, D_raw) to logits (B, C)."""
-        text = self.text.logits(backbone, embeddings)
+    ) -> tuple[Tensor, Tensor]:
+        """Return the classes (K,) that have a prototype, and the scaled cosines (B, K) to these."""
         classes = self.classes_with_prototype
-        if self.training or self.fusion_weight == 0 or len(classes) == 0:
-            return text
-        with torch.autocast(embeddings.device.type, enabled=False):
-            features = self.visual_features(embeddings, raw).float()
-            prototypes = F.normalize(self.prototypes[classes].float(), dim=1)
-            visual = backbone.logit_scale * F.normalize(features, dim=1) @ prototypes.T
-            return fused_logits(text.float(), visual, classes, fusion_weight=self.fusion_weight)
+        if len(classes) == 0:
+            return classes, embeddings.new_zeros(len(embeddings), 0)
+        features = self.visual_features(embeddings, raw).float()
+        prototypes = F.normalize(self.prototypes[classes].float(), dim=1)
+        return classes, backbone.logit_scale * F.normalize(features, dim=1) @ prototypes.T
 
-    def adapt(self, classes_seen: Tensor) -> None:
-        """Pass on the classes seen."""
-        self.text.adapt(classes_seen)
-
-    def config(self) -> dict[str, Any]:
-        """Return the arguments, the text head by kind and configuration."""
-        own = {"fusion_weight": self.fusion_weight, "visual_space": self.visual_space}
-        return {"text": part_config(self.text), **own}
+    def own_config(self) -> dict[str, Any]:
+        """Return the arguments, the text head aside."""
+        return {"fusion_weight": fusion_config(self.fusion_weight), "visual_space": self.visual_space}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         """Rebuild the head; a state dict fills in the prototypes."""
-        own = {name: value for name, value in config.items() if name != "text"}
-        return cls(part_from_config(config["text"], TextHead, "head"), **own)
+        return super().from_config({**config, "fusion_weight": fusion_from_config(config["fusion_weight"])})

@@ -56,9 +56,7 @@ class LogLinearFusion(FusionRule):
 
     def __call__(self, first: Tensor, second: Tensor, classes: Tensor) -> Tensor:
         """Return `fused_logits`."""
-        return fused_logits(
-            first, second, classes, fusion_weight=self.weight, temperature=self.temperature
-        )
+        return fused_logits(first, second, classes, fusion_weight=self.weight, temperature=self.temperature)
 
 
 @final

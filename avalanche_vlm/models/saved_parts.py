@@ -178,8 +178,29 @@ def _dual_path(config: Mapping[str, Any], sizes: Sizes) -> Needs:
 
 
 def _gaussian(config: Mapping[str, Any], sizes: Sizes) -> Needs:
-    shapes: dict[str, Shape] = {"counts": (sizes.classes,), "sums": (sizes.classes, sizes.embed)}
-    return Needs({**shapes, "second_moment": (sizes.embed, sizes.embed)})
+    if "mean_prior" not in config:  # written before there were folds
+        shapes: dict[str, Shape] = {"counts": (sizes.classes,), "sums": (sizes.classes, sizes.embed)}
+        return Needs({**shapes, "second_moment": (sizes.embed, sizes.embed)})
+    folds, pairs = (4, 75) if config["fusion_weight"] is None else (1, 0)
+    return Needs(
+        {
+            "fold_counts": (folds, sizes.classes),
+            "fold_sums": (folds, sizes.classes, sizes.embed),
+            "fold_moments": (folds, sizes.embed, sizes.embed),
+            "left_out_sums": (pairs,),
+            "left_out_products": (pairs, pairs),
+            "left_out_rows": (),
+            "text": (sizes.classes, sizes.embed) if config["mean_prior"] == "text" else (0, 0),
+        }
+    )
+
+
+def _number_or_rule(name: str, value: Any) -> None:
+    """Check a weight: none, a number, or a rule of fusion."""
+    if isinstance(value, Mapping):
+        check_part(value, "FusionRule", name, name)
+    elif value is not None:
+        number(at_least=0)(name, value)
 
 
 def _text_feature(config: Mapping[str, Any], sizes: Sizes) -> Needs:
@@ -264,16 +285,27 @@ SAVED_PARTS: dict[str, SavedPart] = {
     "AdaptedTextHead": SavedPart("TextHead", {}, {"text": "TextHead", "adapter": "EmbeddingAdapter"}),
     "DualPathHead": SavedPart(
         "TextHead",
-        {"fusion_weight": number(at_least=0), "visual_space": choice("raw", "embedding")},
+        {"fusion_weight": _number_or_rule, "visual_space": choice("raw", "embedding")},
         {"text": "TextHead"},
         own=_dual_path,
     ),
     "GaussianDiscriminantHead": SavedPart(
         "TextHead",
-        {"fusion_weight": number(at_least=0), "ridge": _POSITIVE, "prior": choice("uniform", "counts")},
+        {
+            "fusion_weight": _number_or_rule,
+            "mean_prior": choice("text", "classes", "none"),
+            "ridge": _POSITIVE,
+            "prior": choice("uniform", "counts"),
+        },
         {"zero_shot": "TextHead"},
+        frozenset({"mean_prior"}),
         own=_gaussian,
     ),
+    "LogLinearFusion": SavedPart(
+        "FusionRule", {"weight": number(at_least=0), "temperature": number(at_least=0)}
+    ),
+    "ProbabilityMixture": SavedPart("FusionRule", {"weight": number(at_least=0, at_most=1)}),
+    "TopKRescoring": SavedPart("FusionRule", {"k": count(), "weight": number(at_least=0)}),
     "LearnedVectors": SavedPart("PromptContext", {**_VECTORS, "sharing": _SHARING}, own=_learned_vectors),
     "LatestLearnedVectors": SavedPart("PromptContext", _VECTORS, own=_latest_learned_vectors),
     "GeneratedContext": SavedPart(

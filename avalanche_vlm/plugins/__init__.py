@@ -1,10 +1,10 @@
 """Plugins: thin shells on the host's callbacks."""
 
 from avalanche_vlm.plugins.adversarial_anchor_distillation import AdversarialAnchorDistillationPlugin
+from avalanche_vlm.plugins.closed_form import ClosedFormPlugin, GaussianDiscriminantPlugin
 from avalanche_vlm.plugins.drift_compensator import DriftCompensator
 from avalanche_vlm.plugins.fast_loading_plugin import FastLoadingPlugin
 from avalanche_vlm.plugins.feature_replay import FeatureReplayPlugin
-from avalanche_vlm.plugins.gaussian_discriminant import GaussianDiscriminantPlugin
 from avalanche_vlm.plugins.gdumb import GDumbPlugin
 from avalanche_vlm.plugins.generative_latent_replay import (
     GenerativeLatentReplayPlugin,
@@ -25,6 +25,7 @@ from avalanche_vlm.plugins.weight_ensemble import WeightEnsemblePlugin
 __all__ = [
     "AdaptiveWeightConsolidationPlugin",
     "AdversarialAnchorDistillationPlugin",
+    "ClosedFormPlugin",
     "DriftCompensator",
     "FastLoadingPlugin",
     "FeatureReplayPlugin",

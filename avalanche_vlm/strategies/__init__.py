@@ -2,8 +2,8 @@
 
 from avalanche_vlm.strategies.auto_seed import AutoSeed
 from avalanche_vlm.strategies.cgil import CGIL
+from avalanche_vlm.strategies.closed_form import ClosedForm, GaussianDiscriminant
 from avalanche_vlm.strategies.fine_tune import FineTune
-from avalanche_vlm.strategies.gaussian_discriminant import GaussianDiscriminant
 from avalanche_vlm.strategies.gift import GIFT
 from avalanche_vlm.strategies.host_baselines import StrategyBuilder, host_baselines
 from avalanche_vlm.strategies.segp_cl import SeGPCL
@@ -17,6 +17,7 @@ __all__ = [
     "GIFT",
     "ZSCL",
     "AutoSeed",
+    "ClosedForm",
     "FineTune",
     "GaussianDiscriminant",
     "SeGPCL",
