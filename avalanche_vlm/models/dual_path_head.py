@@ -12,14 +12,14 @@ from typing_extensions import Self
 from avalanche_vlm._checked_features import check_features
 from avalanche_vlm._checks import check_choice, wrong_value
 from avalanche_vlm.models.backbone import VisionLanguageBackbone
-from avalanche_vlm.models.fused_head import (
-    FusedHead,
+from avalanche_vlm.models.fused_head import FusedHead
+from avalanche_vlm.models.fusion_rules import (
+    FusionRule,
     as_fusion,
     check_fusion,
     fusion_config,
     fusion_from_config,
 )
-from avalanche_vlm.models.fusion_rules import FusionRule
 from avalanche_vlm.models.heads import TextHead, VisualSpace, adds_names
 from avalanche_vlm.text import ClassNames
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from avalanche_vlm._checks import check_number, check_type
+from avalanche_vlm._checks import check_type
 from avalanche_vlm.models.backbone import VisionLanguageBackbone
-from avalanche_vlm.models.fusion_rules import FusionRule, LogLinearFusion
+from avalanche_vlm.models.fusion_rules import FusionRule
 from avalanche_vlm.models.heads import TextHead
 from avalanche_vlm.models.parts import part_config, part_from_config
 from avalanche_vlm.models.zero_shot_head import ZeroShotHead
@@ -122,29 +122,3 @@ class FusedHead(TextHead):
         """Rebuild the head; a state dict fills in what was learned."""
         own = {name: value for name, value in config.items() if name != cls._FIRST}
         return cls(part_from_config(config[cls._FIRST], TextHead, "head"), **own)
-
-
-def check_fusion(argument: str, value: Any) -> None:
-    """Raise unless a value is a weight of at least 0, or a rule.
-
-    Raises:
-        TypeError: it is neither.
-        ValueError: a negative weight, or one that is not finite.
-    """
-    if not isinstance(value, FusionRule):
-        check_number(argument, value, at_least=0)
-
-
-def as_fusion(value: float | FusionRule) -> FusionRule:
-    """Return the rule that a weight stands for, or the rule itself."""
-    return value if isinstance(value, FusionRule) else LogLinearFusion(value)
-
-
-def fusion_config(value: float | FusionRule | None) -> Any:
-    """Return a weight or a rule as plain values."""
-    return part_config(value) if isinstance(value, FusionRule) else value
-
-
-def fusion_from_config(config: Any) -> Any:
-    """Return what `fusion_config` was given."""
-    return part_from_config(config, FusionRule, "fusion_weight") if isinstance(config, dict) else config

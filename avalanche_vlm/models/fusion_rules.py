@@ -24,8 +24,8 @@ class FusionRule(ABC):
         """Map first logits (B, C) and second scores (B, K) of the classes (K,) to logits (B, C)."""
 
     def config(self) -> dict[str, Any]:
-        """Return JSON-serialisable constructor arguments."""
-        return dict(vars(self))
+        """Return the name of the rule and its arguments, as plain values."""
+        return {"kind": type(self).__name__, **vars(self)}
 
 
 @final
@@ -108,3 +108,32 @@ class TopKRescoring(FusionRule):
     def __call__(self, first: Tensor, second: Tensor, classes: Tensor) -> Tensor:
         """Return `rescored_logits`."""
         return rescored_logits(first, second, classes, k=self.k, weight=self.weight)
+
+
+def check_fusion(argument: str, value: Any) -> None:
+    """Raise unless a value is a weight of at least 0, or a rule.
+
+    Raises:
+        TypeError: it is neither.
+        ValueError: a negative weight, or one that is not finite.
+    """
+    if not isinstance(value, FusionRule):
+        check_number(argument, value, at_least=0)
+
+
+def as_fusion(value: float | FusionRule) -> FusionRule:
+    """Return the rule that a weight stands for, or the rule itself."""
+    return value if isinstance(value, FusionRule) else LogLinearFusion(value)
+
+
+def fusion_config(value: float | FusionRule | None) -> Any:
+    """Return a weight or a rule as plain values."""
+    return value.config() if isinstance(value, FusionRule) else value
+
+
+def fusion_from_config(config: Any) -> Any:
+    """Return what `fusion_config` was given; a file's description was checked before."""
+    if not isinstance(config, dict):
+        return config
+    kinds = {kind.__name__: kind for kind in (LogLinearFusion, ProbabilityMixture, TopKRescoring)}
+    return kinds[config["kind"]](**{name: value for name, value in config.items() if name != "kind"})

@@ -18,8 +18,14 @@ from avalanche_vlm.functional.predictive_discriminant import (
 )
 from avalanche_vlm.models.backbone import VisionLanguageBackbone
 from avalanche_vlm.models.closed_form_head import ClosedFormHead
-from avalanche_vlm.models.fused_head import as_fusion, check_fusion, fusion_config, fusion_from_config
-from avalanche_vlm.models.fusion_rules import FusionRule, LogLinearFusion
+from avalanche_vlm.models.fusion_rules import (
+    FusionRule,
+    LogLinearFusion,
+    as_fusion,
+    check_fusion,
+    fusion_config,
+    fusion_from_config,
+)
 from avalanche_vlm.models.heads import TextHead, adds_names
 from avalanche_vlm.text import ClassNames
 

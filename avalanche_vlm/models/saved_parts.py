@@ -195,12 +195,24 @@ def _gaussian(config: Mapping[str, Any], sizes: Sizes) -> Needs:
     )
 
 
+_RULES: dict[str, dict[str, Check]] = {
+    "LogLinearFusion": {"weight": number(at_least=0), "temperature": number(at_least=0)},
+    "ProbabilityMixture": {"weight": number(at_least=0, at_most=1)},
+    "TopKRescoring": {"k": count(), "weight": number(at_least=0)},
+}
+
+
 def _number_or_rule(name: str, value: Any) -> None:
     """Check a weight: none, a number, or a rule of fusion."""
-    if isinstance(value, Mapping):
-        check_part(value, "FusionRule", name, name)
-    elif value is not None:
-        number(at_least=0)(name, value)
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        return number(at_least=0)(name, value)
+    rest = {key: each for key, each in value.items() if key != "kind"}
+    fields = _RULES.get(str(value.get("kind")))
+    if fields is None:
+        raise wrong_field(name, f"a rule of {sorted(_RULES)}", value.get("kind"))
+    check_fields(name, rest, fields, required=list(fields))
 
 
 def _text_feature(config: Mapping[str, Any], sizes: Sizes) -> Needs:
@@ -301,11 +313,6 @@ SAVED_PARTS: dict[str, SavedPart] = {
         frozenset({"mean_prior"}),
         own=_gaussian,
     ),
-    "LogLinearFusion": SavedPart(
-        "FusionRule", {"weight": number(at_least=0), "temperature": number(at_least=0)}
-    ),
-    "ProbabilityMixture": SavedPart("FusionRule", {"weight": number(at_least=0, at_most=1)}),
-    "TopKRescoring": SavedPart("FusionRule", {"k": count(), "weight": number(at_least=0)}),
     "LearnedVectors": SavedPart("PromptContext", {**_VECTORS, "sharing": _SHARING}, own=_learned_vectors),
     "LatestLearnedVectors": SavedPart("PromptContext", _VECTORS, own=_latest_learned_vectors),
     "GeneratedContext": SavedPart(

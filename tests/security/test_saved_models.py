@@ -719,9 +719,9 @@ def test_tensors_of_another_kind_are_refused(folder):
     head = GaussianDiscriminantHead(TextFeatureHead(torch.eye(3, 4)))
     config, weights = read(saved(embedded(head), folder))
     for name, dtype in (
-        ("head.counts", torch.float64),
+        ("head.fold_counts", torch.float64),
         ("classes_seen", torch.uint8),
-        ("head.sums", torch.int64),
+        ("head.fold_sums", torch.int64),
     ):
         refused(written(folder, config, {**weights, name: weights[name].to(dtype)}), f"'{name}' is of")
     half = {**weights, "head.zero_shot.features": weights["head.zero_shot.features"].half()}
