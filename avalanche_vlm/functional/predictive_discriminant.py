@@ -76,16 +76,19 @@ def predicted_means(means: Tensor, text: Tensor | None) -> PredictedMeans:
         values = values.clamp_min(0)
         basis = centred @ back
         coefficients = basis.T @ deviations
-    best = None
-    for ridge in TEXT_RIDGES:
-        inverse = 1 / (values + ridge * mean_value)
+
+    def left_out(ridge: float, *of: Tensor) -> tuple[Tensor, Tensor]:
+        basis, coefficients, deviations = of
+        inverse = 1 / (values.to(basis) + ridge * mean_value)
         leverage = (basis * basis) @ inverse + 1 / count
-        residuals = (deviations - basis @ (inverse[:, None] * coefficients)) / (1 - leverage)[:, None]
-        error = float((residuals * residuals).sum())
-        if best is None or error < best[0]:
-            best = error, residuals, inverse
-    assert best is not None
-    _, residuals, inverse = best
+        residuals = deviations - basis @ (inverse[:, None] * coefficients)
+        return residuals / (1 - leverage)[:, None], inverse
+
+    # Which of five is enough to know in single precision.
+    of = (basis, coefficients, deviations)
+    short = [each.float() for each in of]
+    ridge = min(TEXT_RIDGES, key=lambda each: float(left_out(each, *short)[0].square().sum()))
+    residuals, inverse = left_out(ridge, *of)
     return PredictedMeans(means - residuals, centre, text_centre, back @ (inverse[:, None] * coefficients))
 
 

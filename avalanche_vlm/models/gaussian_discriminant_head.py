@@ -11,7 +11,13 @@ from typing_extensions import Self
 from avalanche_vlm._checks import check_choice, check_number, wrong_value
 from avalanche_vlm.functional.discriminant import PRIORS, FeatureSums, Prior, discriminant_weights
 from avalanche_vlm.functional.exact_sums import MOMENT_UNIT, ExactSums, exact_sums, row_hashes
-from avalanche_vlm.functional.held_out import chosen_fusion, fusion_grid, left_out_differences
+from avalanche_vlm.functional.held_out import (
+    LeftOutScores,
+    chosen_fusion,
+    fusion_grid,
+    left_out_differences,
+    left_out_scores,
+)
 from avalanche_vlm.functional.predictive_discriminant import (
     PredictiveDiscriminant,
     fit_predictive_discriminant,
@@ -54,12 +60,11 @@ class GaussianDiscriminantHead(ClosedFormHead):
     equations. Nothing trains by gradient, unless the zero-shot part is a head that learns.
 
     a and t are chosen on held-out rows: a hash of its values puts each row into one of four folds, sums are
-    kept for each, and at the end of each experience its rows are scored by the sums of the other folds. Of a
-    grid, the smallest a / t is taken whose cross-entropy is within one standard error of the least, so that a
-    few rows never do worse than zero-shot by much. What is scored while other classes were not there yet
-    depends on the order of the experiences a little; counts, means, prior and covariance do not, nor do
-    logits at given a and t: they are the same to the last bit for any order, split and merge (on one machine
-    with one number of threads).
+    kept for each, and at the end of each experience its rows are scored by the sums of the other folds.
+    `functional.chosen_fusion` says how: where rows leave doubt, on the side of zero-shot. What is scored
+    while other classes were not there yet depends on the order of the experiences a little; counts, means,
+    prior and covariance do not, nor do logits at given a and t: they are the same to the last bit for any
+    order, split and merge (on one machine with one number of threads).
 
     Args:
         zero_shot: the head that scores classes by their text; None for `ZeroShotHead`.
@@ -109,10 +114,10 @@ class GaussianDiscriminantHead(ClosedFormHead):
     text: Tensor
     left_out_sums: Tensor
     left_out_products: Tensor
-    left_out_rows: Tensor
+    left_out_weights: Tensor
 
     _BY_CLASS: ClassVar = {"fold_counts": 1, "fold_sums": 1}
-    _SHARED = ("fold_moments", "left_out_sums", "left_out_products", "left_out_rows")
+    _SHARED = ("fold_moments", "left_out_sums", "left_out_products", "left_out_weights")
     _STATE = ("text",)
 
     def __init__(
@@ -146,9 +151,9 @@ class GaussianDiscriminantHead(ClosedFormHead):
             "fold_counts": torch.zeros(folds, class_count, dtype=torch.int64),
             "fold_sums": torch.zeros(folds, class_count, width, dtype=torch.float64),
             "fold_moments": torch.zeros(folds, width, width, dtype=torch.int64),
-            "left_out_sums": torch.zeros(pairs, dtype=torch.float64),
+            "left_out_sums": torch.zeros(2, pairs, dtype=torch.float64),
             "left_out_products": torch.zeros(pairs, pairs, dtype=torch.float64),
-            "left_out_rows": torch.zeros((), dtype=torch.int64),
+            "left_out_weights": torch.zeros(2, dtype=torch.float64),
         }
 
     @property
@@ -170,6 +175,9 @@ class GaussianDiscriminantHead(ClosedFormHead):
     def second_moment(self) -> Tensor:
         """float64 (D, D), the sum over all rows of u uᵀ."""
         return self._sums().second_moment
+
+    def _left_out(self) -> LeftOutScores:
+        return LeftOutScores(self.left_out_sums, self.left_out_products, self.left_out_weights)
 
     def _sums(self, without: int | None = None) -> FeatureSums:
         return ExactSums(self.fold_counts, self.fold_sums, self.fold_moments).total(without)
@@ -238,9 +246,8 @@ class GaussianDiscriminantHead(ClosedFormHead):
                 fit = self._fitted(fold, classes).to(torch.float32)
                 first = self.first.logits(backbone, rows).float()[:, classes]
                 found = left_out_differences(first, fit.scores(rows.float()), targets)
-                self.left_out_sums.add_(found.sum(dim=0))
-                self.left_out_products.add_(found.T @ found)
-                self.left_out_rows.add_(len(found))
+                for own, added in zip(self._left_out(), left_out_scores(found, len(classes)), strict=True):
+                    own.add_(added)
 
     def _fitted(self, without: int | None = None, classes: Tensor | None = None) -> PredictiveDiscriminant:
         text = self.text.double() if bool(self.text.any()) else None
@@ -279,16 +286,14 @@ class GaussianDiscriminantHead(ClosedFormHead):
         """How both scores are put together now."""
         if self.fusion_weight is not None:
             return as_fusion(self.fusion_weight)
-        if len(self.left_out_sums) == 0:
+        if self.left_out_sums.shape[1] == 0:
             raise wrong_value(
                 "fusion_weight",
                 "a number, as when the head was built, so that no folds were kept to choose it by",
                 None,
                 "Build a head with fusion_weight=None.",
             )
-        return LogLinearFusion(
-            *chosen_fusion(self.left_out_sums, self.left_out_products, int(self.left_out_rows))
-        )
+        return LogLinearFusion(*chosen_fusion(self._left_out()))
 
     def own_config(self) -> dict[str, Any]:
         """Return the arguments, the zero-shot head aside."""
@@ -308,6 +313,6 @@ class GaussianDiscriminantHead(ClosedFormHead):
             moment = (old["second_moment"] / MOMENT_UNIT).round().to(torch.int64)
             found = {"fold_counts": old["counts"], "fold_sums": old["sums"], "fold_moments": moment}
             state_dict.update({prefix + name: each[None] for name, each in found.items()})
-            for name in ("left_out_sums", "left_out_products", "left_out_rows", "text"):
+            for name in ("left_out_sums", "left_out_products", "left_out_weights", "text"):
                 state_dict[prefix + name] = getattr(self, name)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

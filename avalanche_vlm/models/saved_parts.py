@@ -187,9 +187,9 @@ def _gaussian(config: Mapping[str, Any], sizes: Sizes) -> Needs:
             "fold_counts": (folds, sizes.classes),
             "fold_sums": (folds, sizes.classes, sizes.embed),
             "fold_moments": (folds, sizes.embed, sizes.embed),
-            "left_out_sums": (pairs,),
+            "left_out_sums": (2, pairs),
             "left_out_products": (pairs, pairs),
-            "left_out_rows": (),
+            "left_out_weights": (2,),
             "text": (sizes.classes, sizes.embed) if config["mean_prior"] == "text" else (0, 0),
         }
     )
@@ -204,10 +204,9 @@ _RULES: dict[str, dict[str, Check]] = {
 
 def _number_or_rule(name: str, value: Any) -> None:
     """Check a weight: none, a number, or a rule of fusion."""
-    if value is None:
-        return None
     if not isinstance(value, Mapping):
-        return number(at_least=0)(name, value)
+        optional(number(at_least=0))(name, value)
+        return
     rest = {key: each for key, each in value.items() if key != "kind"}
     fields = _RULES.get(str(value.get("kind")))
     if fields is None:

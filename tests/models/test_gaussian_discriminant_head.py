@@ -49,12 +49,16 @@ def test_whole_numbers_of_any_kind_are_labels(dtype):
 
 
 def test_a_head_of_other_names_is_not_merged():
-    other = GaussianDiscriminantHead()
+    other = GaussianDiscriminantHead(fusion_weight=5.0)
     other.set_classes(ClassNames(["a", "b", "c"]), TinyBackbone())
     with pytest.raises(
         ValueError, match="`other` must be .* the same class names; got one with 3 other names"
     ):
         fitted().head.merge(other)
-    same = GaussianDiscriminantHead()
+    same = GaussianDiscriminantHead(fusion_weight=1.0)
     same.set_classes(ClassNames(TINY_CLASSES), TinyBackbone())
     fitted().head.merge(same)
+    folds = GaussianDiscriminantHead()
+    folds.set_classes(ClassNames(TINY_CLASSES), TinyBackbone())
+    with pytest.raises(ValueError, match="`other` must be a head with the same arguments"):
+        fitted().head.merge(folds)

@@ -48,7 +48,7 @@ def classifier(**arguments):
 
 
 def build(**arguments):
-    return GaussianDiscriminant(model=classifier(), **{"eval_mb_size": 5, "evaluator": None, **arguments})
+    return GaussianDiscriminant(**{"model": classifier(), "eval_mb_size": 5, "evaluator": None, **arguments})
 
 
 def features(count=20, seed=0):
@@ -59,7 +59,7 @@ def features(count=20, seed=0):
 @pytest.mark.parametrize("images", [False, True])
 def test_any_cut_into_experiences_ends_in_the_sums_of_all(images):
     x, y = tiny_images(per_class=4, seed=0)
-    whole = classifier()
+    whole = classifier(fusion_weight=0.2)
     with torch.no_grad():
         whole.head.update(whole.encode(x), y)
     ends = []
@@ -67,17 +67,21 @@ def test_any_cut_into_experiences_ends_in_the_sums_of_all(images):
         benchmark = tiny_benchmark(
             embedded=None if images else tiny_classifier(), n_experiences=n_experiences
         )
-        strategy = build()
+        strategy = build(model=classifier(fusion_weight=0.2))
         run(strategy, benchmark)
         ends.append(strategy.model)
     probe = features()[0]
     for model in ends:
         for name in SUMS:
             expected = getattr(whole.head, name)
-            torch.testing.assert_close(
-                getattr(model.head, name), expected, atol=1e-6 if images else 1e-9, rtol=0
-            )
-        torch.testing.assert_close(model(probe), whole(probe), atol=1e-4, rtol=1e-4)
+            if images:  # whose embeddings depend on the batch a little
+                torch.testing.assert_close(getattr(model.head, name), expected, atol=1e-4, rtol=0)
+            else:
+                assert torch.equal(getattr(model.head, name), expected)
+        if images:
+            torch.testing.assert_close(model(probe), whole(probe), atol=1e-3, rtol=1e-3)
+        else:
+            assert torch.equal(model(probe), whole(probe))
 
 
 def test_processes_merge_into_one():
@@ -88,7 +92,7 @@ def test_processes_merge_into_one():
     second.update(x[13:], y[13:])
     first.merge(second)
     for name in SUMS:
-        torch.testing.assert_close(getattr(first, name), getattr(whole, name), atol=1e-9, rtol=0)
+        assert torch.equal(getattr(first, name), getattr(whole, name))
 
 
 def test_classes_without_samples_keep_their_zero_shot_probability():
@@ -201,7 +205,8 @@ def test_laws():
     model = classifier()
     model.head.update(*features())
     check_modes(lambda: model(features()[0]), [model])
-    sums = {f"head.{name}" for name in SUMS}
+    sums = {f"head.{name}" for name in ("fold_counts", "fold_sums", "fold_moments")}
+    sums |= {f"head.left_out_{name}" for name in ("sums", "products", "weights")}
     strategy = build()
     before = snapshot(strategy.model)
     after = run(strategy, IMAGES)
