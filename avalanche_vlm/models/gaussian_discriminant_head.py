@@ -26,7 +26,7 @@ from avalanche_vlm.models.fusion_rules import (
     fusion_config,
     fusion_from_config,
 )
-from avalanche_vlm.models.heads import TextHead, adds_names
+from avalanche_vlm.models.heads import KeptBytes, TextHead, adds_names
 from avalanche_vlm.text import ClassNames
 
 MeanPrior = Literal["text", "classes", "none"]
@@ -241,6 +241,11 @@ class GaussianDiscriminantHead(ClosedFormHead):
                 self.left_out_sums.add_(found.sum(dim=0))
                 self.left_out_products.add_(found.T @ found)
                 self.left_out_rows.add_(len(found))
+
+    def own_kept_bytes(self) -> KeptBytes:
+        """Return the bytes of the sums, and of rows that wait for `settle`, which are shared."""
+        by_class, shared = super().own_kept_bytes()
+        return KeptBytes(by_class, shared + sum(each.nbytes for batch in self._waiting for each in batch))
 
     def _fitted(self, without: int | None = None, classes: Tensor | None = None) -> PredictiveDiscriminant:
         text = self.text.double() if bool(self.text.any()) else None
