@@ -54,7 +54,7 @@ def write_comparison(
     - ``comparison.md``: for each stream a line a method, mean ± standard deviation over seeds; how much less
       its Last accuracy is than that of the method with the highest mean, paired by seed with a 95 %
       interval (`paired_difference`; the best is chosen on the same numbers, which flatters it); seconds,
-      the peak of the memory and what the method keeps beside the model (see `avalanche_vlm.metrics`). A run
+      the peak of the memory and what the method keeps of data (see `avalanche_vlm.metrics`). A run
       that did not finish is told with its reason.
     - ``runs.csv``: a line a run, with its outcome.
     - for each stream pictures of curves, accuracy matrices, and accuracy beside costs.

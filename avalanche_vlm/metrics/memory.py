@@ -1,4 +1,4 @@
-"""What plugins and storage policies hold, as a metric of the host."""
+"""What plugins, storage policies and the head hold, as a metric of the host."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from avalanche_vlm.metrics.stored_bytes import stored_bytes
 
 @final
 class MemoryMetric(RunMetric[dict[str, int]]):
-    """Bytes that a strategy and its plugins hold beside the model, after each training experience.
+    """Bytes that a strategy, its plugins and its head keep of data, after each training experience.
 
     `stored_bytes` says what counts. In the host's reservoir buffers that is the samples, and the random
     weight of each that decides which ones stay, so they hold a few bytes more than their samples.
 
     ``StoredBytes/<plugin>`` is logged for each part, and
     ``StoredBytes`` for all together; `avalanche_vlm.logging.ResultsLogger` writes rows with the
-    metrics ``stored_bytes/<plugin>`` and ``stored_bytes``.
+    metrics ``stored_bytes/<plugin>`` and ``stored_bytes``. A head that keeps something of data, such as
+    sums or prototypes, is such a part, and has two more rows that it is the sum of:
+    ``stored_bytes/<head>/by_class`` and ``stored_bytes/<head>/shared``.
 
     A metric belongs to one run: another strategy is refused until `reset` is called.
 

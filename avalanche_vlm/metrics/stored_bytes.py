@@ -1,4 +1,4 @@
-"""How much the plugins and storage policies of a strategy hold."""
+"""How much the plugins, the storage policies and the head of a strategy hold."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _Identity = tuple[Any, ...]
 
 
 def stored_bytes(strategy: Any) -> dict[str, int]:
-    """Return how many bytes each plugin and storage policy of a strategy holds, and the total.
+    """Return how many bytes each plugin and storage policy of a strategy holds, its head, and the total.
 
     A part with an attribute ``nbytes`` (a whole number) says it itself. Of others the attributes are
     searched, through parts, lists, dictionaries and dataclasses:
@@ -44,15 +44,19 @@ def stored_bytes(strategy: Any) -> dict[str, int]:
     the ``dataset`` of the host's ``Cumulative``.
 
     What belongs to the strategy's own model, optimizer or evaluator does not count, nor do
-    its criterion, experiences, streams and benchmarks; a *copy* of the model does.
+    its criterion, experiences, streams and benchmarks; a *copy* of the model does. One part of the model
+    counts: what its head keeps of the data that it has seen, such as sums and prototypes, as the head's
+    ``kept_bytes`` says. Its weights and text features do not.
 
     Args:
         strategy: any strategy of the host.
 
     Returns:
         Bytes by the class name of the plugin (or the attribute of the strategy that holds the part),
-        numbered where a name occurs more than once, then ``"total"``. What two parts share counts
-        for each, and once in the total.
+        numbered where a name occurs more than once; then, where the head keeps something, by its class
+        name, and of that ``"<head>/by_class"``, what grows with the number of classes that have rows, and
+        ``"<head>/shared"``, the rest; then ``"total"``. What two parts share counts for each, and once in
+        the total.
     """
     own = set(_own_storages(strategy))
     # The strategy is reachable from plugins that keep it.
@@ -64,7 +68,14 @@ def stored_bytes(strategy: Any) -> dict[str, int]:
         sizes = {identity: size for identity, size in sizes.items() if identity not in own}
         found[_free_name(name, found)] = sum(sizes.values())
         everything |= sizes
-    return {**found, "total": sum(everything.values())}
+    total = sum(everything.values())
+    head = getattr(strategy.model, "head", None)
+    kept = getattr(head, "kept_bytes", None)
+    if kept is not None and any(kept):
+        name = _free_name(type(head).__name__, found)
+        found |= {name: sum(kept), f"{name}/by_class": kept.by_class, f"{name}/shared": kept.shared}
+        total += sum(kept)
+    return {**found, "total": total}
 
 
 def _parts(strategy: Any) -> Iterator[tuple[str, Any]]:

@@ -17,7 +17,7 @@ from avalanche_vlm.models.fusion_rules import (
 )
 from avalanche_vlm.models.gaussian_discriminant_head import GaussianDiscriminantHead
 from avalanche_vlm.models.generated_context import GeneratedContext
-from avalanche_vlm.models.heads import TextHead
+from avalanche_vlm.models.heads import KeptBytes, TextHead
 from avalanche_vlm.models.hybrid_prompt_head import HybridPromptHead
 from avalanche_vlm.models.image_conditioned_prompt_head import ImageConditionedPromptHead
 from avalanche_vlm.models.learned_context_head import LearnedContextHead
@@ -44,6 +44,7 @@ __all__ = [
     "GeneratedContext",
     "HybridPromptHead",
     "ImageConditionedPromptHead",
+    "KeptBytes",
     "LatestLearnedVectors",
     "LearnedContextHead",
     "LearnedVectors",

@@ -15,7 +15,7 @@ from avalanche_vlm._checks import check_type, wrong_value
 from avalanche_vlm.functional.exact_sums import MOST_ROWS, rounded_unit_rows
 from avalanche_vlm.models.backbone import VisionLanguageBackbone
 from avalanche_vlm.models.fused_head import FusedHead
-from avalanche_vlm.models.heads import TextHead, adds_names
+from avalanche_vlm.models.heads import KeptBytes, TextHead, adds_names, bytes_of_classes
 from avalanche_vlm.text import ClassNames
 
 
@@ -38,7 +38,7 @@ class ClosedFormHead(FusedHead):
     _SHARED: tuple[str, ...] = ()
     """Other buffers of sums."""
     _STATE: tuple[str, ...] = ()
-    """Further buffers that are no sums."""
+    """Further buffers that are no sums and hold nothing of data, such as text features."""
 
     def __init__(self, zero_shot: TextHead | None) -> None:
         super().__init__(zero_shot)
@@ -128,6 +128,14 @@ class ClosedFormHead(FusedHead):
     @abstractmethod
     def width(self) -> int:
         """Width D of the rows."""
+
+    def own_kept_bytes(self) -> KeptBytes:
+        """Return the bytes of the sums; none as long as no class has rows."""
+        counts = self.counts
+        if not bool((counts > 0).any()):
+            return KeptBytes()
+        by_class = bytes_of_classes((getattr(self, name) for name in self._BY_CLASS), counts)
+        return KeptBytes(by_class, sum(getattr(self, name).nbytes for name in self._SHARED))
 
     def solved(self, backbone: VisionLanguageBackbone) -> Any:
         """Return what is solved from the sums, solved again when something has changed."""

@@ -20,7 +20,7 @@ from avalanche_vlm.models.fusion_rules import (
     fusion_config,
     fusion_from_config,
 )
-from avalanche_vlm.models.heads import TextHead, VisualSpace, adds_names
+from avalanche_vlm.models.heads import KeptBytes, TextHead, VisualSpace, adds_names, bytes_of_classes
 from avalanche_vlm.text import ClassNames
 
 VISUAL_SPACES: tuple[VisualSpace, ...] = get_args(VisualSpace)
@@ -165,6 +165,10 @@ class DualPathHead(FusedHead):
         # In place, as is all state of a head that resuming fills in.
         self.prototypes.copy_(sums / counts.clamp(min=1)[:, None])
         self.counts.copy_(counts)
+
+    def own_kept_bytes(self) -> KeptBytes:
+        """Return the bytes of the prototypes and their counts."""
+        return KeptBytes(by_class=bytes_of_classes((self.prototypes, self.counts), self.counts))
 
     @property
     def reads_raw_features(self) -> bool:

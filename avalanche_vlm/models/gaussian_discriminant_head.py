@@ -32,7 +32,7 @@ from avalanche_vlm.models.fusion_rules import (
     fusion_config,
     fusion_from_config,
 )
-from avalanche_vlm.models.heads import TextHead, adds_names
+from avalanche_vlm.models.heads import KeptBytes, TextHead, adds_names
 from avalanche_vlm.text import ClassNames
 
 MeanPrior = Literal["text", "classes", "none"]
@@ -248,6 +248,11 @@ class GaussianDiscriminantHead(ClosedFormHead):
                 found = left_out_differences(first, fit.scores(rows.float()), targets)
                 for own, added in zip(self._left_out(), left_out_scores(found, len(classes)), strict=True):
                     own.add_(added)
+
+    def own_kept_bytes(self) -> KeptBytes:
+        """Return the bytes of the sums, and of rows that wait for `settle`, which are shared."""
+        by_class, shared = super().own_kept_bytes()
+        return KeptBytes(by_class, shared + sum(each.nbytes for batch in self._waiting for each in batch))
 
     def _fitted(self, without: int | None = None, classes: Tensor | None = None) -> PredictiveDiscriminant:
         text = self.text.double() if bool(self.text.any()) else None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Generator
-from typing import Any, Literal
+from collections.abc import Generator, Iterable
+from typing import Any, Literal, NamedTuple
 
 import torch
 from avalanche.models import DynamicModule
@@ -19,6 +19,18 @@ from avalanche_vlm.text import ClassNames, PromptTemplate
 
 VisualSpace = Literal["raw", "embedding"]  # before the projection into the embedding space, or behind it
 TEXTS_AT_ONCE = 256  # bounds the memory of encoding without gradient
+
+
+class KeptBytes(NamedTuple):
+    """Bytes that a head keeps of the data that it has seen.
+
+    Attributes:
+        by_class: what belongs to the classes that have rows, and grows with their number.
+        shared: what belongs to all classes together.
+    """
+
+    by_class: int = 0
+    shared: int = 0
 
 
 class TextHead(DynamicModule, ABC):
@@ -140,6 +152,20 @@ class TextHead(DynamicModule, ABC):
     def has_class_weights(self) -> bool:
         """Whether classes have weights apart from any image, so that `encode` returns some."""
         return True
+
+    @property
+    def kept_bytes(self) -> KeptBytes:
+        """How many bytes this head and those inside it keep of data: sums, means, prototypes.
+
+        Weights that train are the model's and do not count, nor do text features, which are made of names,
+        and what can be computed again from what is kept.
+        """
+        own = [head.own_kept_bytes() for head in self._heads()]
+        return KeptBytes(sum(each.by_class for each in own), sum(each.shared for each in own))
+
+    def own_kept_bytes(self) -> KeptBytes:
+        """Return `kept_bytes`, those of heads inside this one aside; most heads keep nothing of data."""
+        return KeptBytes()
 
     def _depends_on(self, backbone: VisionLanguageBackbone) -> list[Tensor]:
         tensors = [*self.parameters(), *self.buffers()]
@@ -277,6 +303,17 @@ def scaled_products(backbone: VisionLanguageBackbone, embeddings: Tensor, weight
 def adds_names(earlier: ClassNames | None, names: ClassNames) -> bool:
     """Return whether ``names`` are the earlier ones, possibly with more after them."""
     return earlier is not None and names.names[: len(earlier)] == earlier.names
+
+
+def bytes_of_classes(buffers: Iterable[Tensor], counts: Tensor) -> int:
+    """Return the bytes of buffers that have an axis of classes, for the classes that have rows.
+
+    Args:
+        buffers: an axis of each is C.
+        counts: (C,), number of rows of each class.
+    """
+    total = sum(buffer.nbytes for buffer in buffers)
+    return total // max(len(counts), 1) * int((counts > 0).sum())
 
 
 def with_rows_kept(parameter: nn.Parameter | None, initial: Tensor, keep: bool) -> nn.Parameter:

@@ -117,7 +117,7 @@ class PrototypeTransferPlugin(PrototypePlugin):
 
     @property
     def nbytes(self) -> int:
-        """Number of bytes that the probes keep; prototypes are the model's."""
+        """Number of bytes that the probes keep; prototypes count as the head's."""
         return self.compensator.nbytes
 
     def state_dict(self) -> dict[str, Any]:
