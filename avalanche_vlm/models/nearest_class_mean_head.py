@@ -14,8 +14,8 @@ from avalanche_vlm.functional.exact_sums import UNIT
 from avalanche_vlm.models.backbone import VisionLanguageBackbone
 from avalanche_vlm.models.closed_form_head import ClosedFormHead
 from avalanche_vlm.models.fusion_rules import (
+    SECOND_ALONE,
     FusionRule,
-    LogLinearFusion,
     as_fusion,
     check_fusion,
     fusion_config,
@@ -54,7 +54,7 @@ class NearestClassMeanHead(ClosedFormHead):
         ValueError: an argument is out of its range.
 
     Attributes:
-        counts: int64 (C,), number of rows of each class.
+        class_counts: int64 (C,), number of rows of each class.
         sums: float64 (C, D), their sum.
 
     References:
@@ -74,17 +74,17 @@ class NearestClassMeanHead(ClosedFormHead):
     tensor([1, 0, 2])
     """
 
-    counts: Tensor
+    class_counts: Tensor
     sums: Tensor
 
-    _BY_CLASS: ClassVar = {"counts": 0, "sums": 0}
+    _BY_CLASS: ClassVar = {"class_counts": 0, "sums": 0}
 
     def __init__(
         self,
         zero_shot: TextHead | None = None,
         *,
         normalise_first: bool = True,
-        fusion_weight: float | FusionRule = LogLinearFusion(1.0, temperature=0.0),
+        fusion_weight: float | FusionRule = SECOND_ALONE,
     ) -> None:
         super().__init__(zero_shot)
         check_type("normalise_first", normalise_first, bool)
@@ -96,9 +96,14 @@ class NearestClassMeanHead(ClosedFormHead):
 
     def _empty(self, class_count: int, width: int) -> dict[str, Tensor]:
         return {
-            "counts": torch.zeros(class_count, dtype=torch.int64),
+            "class_counts": torch.zeros(class_count, dtype=torch.int64),
             "sums": torch.zeros(class_count, width, dtype=torch.float64),
         }
+
+    @property
+    def counts(self) -> Tensor:
+        """int64 (C,), number of rows of each class."""
+        return self.class_counts
 
     @property
     def width(self) -> int:
@@ -116,7 +121,7 @@ class NearestClassMeanHead(ClosedFormHead):
         return (rows / UNIT).round() * UNIT
 
     def _add_rows(self, unit: Tensor, labels: Tensor) -> None:
-        self.counts.add_(labels.bincount(minlength=len(self.counts)))
+        self.class_counts.add_(labels.bincount(minlength=len(self.counts)))
         self.sums.index_add_(0, labels, unit)
 
     def _summed_by(self) -> Any:

@@ -16,8 +16,8 @@ from avalanche_vlm.functional.ridge_regression import LEAST_RIDGE, ridge_regress
 from avalanche_vlm.models.backbone import VisionLanguageBackbone
 from avalanche_vlm.models.closed_form_head import ClosedFormHead
 from avalanche_vlm.models.fusion_rules import (
+    SECOND_ALONE,
     FusionRule,
-    LogLinearFusion,
     as_fusion,
     check_fusion,
     fusion_config,
@@ -65,7 +65,7 @@ class RidgeRegressionHead(ClosedFormHead):
         ValueError: an argument is out of its range.
 
     Attributes:
-        counts: int64 (C,), number of rows of each class.
+        class_counts: int64 (C,), number of rows of each class.
         sums: float64 (C, M), Q.
         second_moment: int64 (M, M), G in units of 2⁻³².
 
@@ -88,11 +88,11 @@ class RidgeRegressionHead(ClosedFormHead):
     tensor([1, 0, 2])
     """
 
-    counts: Tensor
+    class_counts: Tensor
     sums: Tensor
     second_moment: Tensor
 
-    _BY_CLASS: ClassVar = {"counts": 0, "sums": 0}
+    _BY_CLASS: ClassVar = {"class_counts": 0, "sums": 0}
     _SHARED = ("second_moment",)
 
     def __init__(
@@ -100,9 +100,9 @@ class RidgeRegressionHead(ClosedFormHead):
         zero_shot: TextHead | None = None,
         *,
         projection: RandomProjection | None = None,
-        ridge: float = 0.01,
+        ridge: float = 0.1,
         scale: float = 20.0,
-        fusion_weight: float | FusionRule = LogLinearFusion(1.0, temperature=0.0),
+        fusion_weight: float | FusionRule = SECOND_ALONE,
     ) -> None:
         super().__init__(zero_shot)
         check_type("projection", projection, (RandomProjection, type(None)))
@@ -120,10 +120,15 @@ class RidgeRegressionHead(ClosedFormHead):
     def _empty(self, class_count: int, width: int) -> dict[str, Tensor]:
         features = self.projection.width if self.projection is not None and width > 0 else width
         return {
-            "counts": torch.zeros(class_count, dtype=torch.int64),
+            "class_counts": torch.zeros(class_count, dtype=torch.int64),
             "sums": torch.zeros(class_count, features, dtype=torch.float64),
             "second_moment": torch.zeros(features, features, dtype=torch.int64),
         }
+
+    @property
+    def counts(self) -> Tensor:
+        """int64 (C,), number of rows of each class."""
+        return self.class_counts
 
     @property
     def width(self) -> int:
@@ -142,7 +147,7 @@ class RidgeRegressionHead(ClosedFormHead):
             if self.projection is not None:
                 features = (self.projection(rows) / UNIT).round() * UNIT
             more = exact_sums(features, targets, len(self.counts))
-            for own, added in zip((self.counts, self.sums, self.second_moment), more, strict=True):
+            for own, added in zip((self.class_counts, self.sums, self.second_moment), more, strict=True):
                 own.add_(added[0] if added.ndim > own.ndim else added)
 
     def _summed_by(self) -> Any:
@@ -152,7 +157,7 @@ class RidgeRegressionHead(ClosedFormHead):
         return self.ridge, self.projection
 
     def _solved_anew(self, backbone: VisionLanguageBackbone) -> tuple[Tensor, Tensor]:
-        sums = FeatureSums(self.counts, self.sums, self.second_moment.double() * MOMENT_UNIT)
+        sums = FeatureSums(self.class_counts, self.sums, self.second_moment.double() * MOMENT_UNIT)
         classes, weights = ridge_regression_weights(sums, ridge=self.ridge)
         return classes, weights.float()
 

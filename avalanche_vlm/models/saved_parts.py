@@ -199,14 +199,14 @@ def _gaussian(config: Mapping[str, Any], sizes: Sizes) -> Needs:
 def _ridge(config: Mapping[str, Any], sizes: Sizes) -> Needs:
     projection = config["projection"]
     width = sizes.embed if projection is None else projection["width"]
-    shapes: dict[str, Shape] = {"counts": (sizes.classes,), "sums": (sizes.classes, width)}
+    shapes: dict[str, Shape] = {"class_counts": (sizes.classes,), "sums": (sizes.classes, width)}
     # The projection is drawn from its seed.
     beside = 0 if projection is None else 4 * sizes.embed * width
     return Needs({**shapes, "second_moment": (width, width)}, beside)
 
 
 def _class_means(config: Mapping[str, Any], sizes: Sizes) -> Needs:
-    return Needs({"counts": (sizes.classes,), "sums": (sizes.classes, sizes.embed)})
+    return Needs({"class_counts": (sizes.classes,), "sums": (sizes.classes, sizes.embed)})
 
 
 def _projection(name: str, value: Any) -> None:
@@ -233,6 +233,7 @@ def _number_or_rule(name: str, value: Any) -> None:
     if fields is None:
         raise wrong_field(name, f"a rule of {sorted(_RULES)}", value.get("kind"))
     check_fields(name, rest, fields, required=list(fields))
+    return None
 
 
 def _given_number_or_rule(name: str, value: Any) -> None:
