@@ -41,10 +41,9 @@ def ridge_regression_weights(of: FeatureSums, *, ridge: float) -> tuple[Tensor, 
     check_number("ridge", ridge, at_least=LEAST_RIDGE)
     classes = of.counts.nonzero().flatten()
     targets = of.sums[classes].T.double()
-    moment = of.second_moment.double()
-    mean = float(moment.trace()) / max(len(moment), 1)
+    mean = float(of.second_moment.trace()) / max(len(of.second_moment), 1)
     if mean == 0:
         return classes, torch.zeros_like(targets)
-    system = moment / mean
+    system = of.second_moment.double() / mean
     system.diagonal().add_(ridge)
     return classes, torch.cholesky_solve(targets / mean, torch.linalg.cholesky(system))

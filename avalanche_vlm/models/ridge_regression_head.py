@@ -27,7 +27,7 @@ from avalanche_vlm.models.heads import TextHead
 from avalanche_vlm.models.random_projection import RandomProjection
 from avalanche_vlm.text import ClassNames
 
-_ENTRIES_AT_ONCE = 2**23  # of projected rows, 64 MiB
+_ENTRIES_AT_ONCE = 2**23  # of projected rows, 64 MiB, or as many as G has
 
 
 @final
@@ -47,16 +47,19 @@ class RidgeRegressionHead(ClosedFormHead):
     larger than 1, and the product with the projection has no rounding error, so that G, Q and counts are the
     same to the last bit for any order, split and merge of up to 2³¹ - 1 rows.
 
-    G takes 8 M² bytes, 32 MiB at M = 2048 and 763 MiB at M = 10000, and twice as much more to solve; a row
-    takes about M² multiplications to add, and the solution M³ / 3, after each experience. On a processor M
-    around 2048 is a good start.
+    G takes 8 M² bytes, 32 MiB at M = 2048 and 763 MiB at M = 10000, and adding rows and solving about four
+    times as much in all. A row takes about M² multiplications to add, and the solution M³ / 3, after each
+    experience. On a processor M = 2048 is a good start: one core takes a second for two thousand rows.
 
     Args:
         zero_shot: the head that scores classes by their text; None for `ZeroShotHead`.
         projection: of rows to M features; None for the rows themselves.
-        ridge: ρ, at least 1e-9; how strongly weights are drawn towards zero.
+        ridge: ρ, at least 1e-9; how strongly weights are drawn towards zero. On held-out rows of Caltech-101
+            and Oxford-IIIT Pets, of 1e-5 to 3 that of the least cross-entropy is 0.01 to 0.3, with features
+            of CLIP ViT-B/32 as with 2048 projections of them.
         scale: s, above 0. Regression answers labels of 0 and 1 with numbers in that range, which as logits
-            would leave all classes about equally likely.
+            would leave all classes about equally likely. 20 has the least cross-entropy on these held-out
+            rows. With few rows of many classes (ImageNet, 4 of each) less weight is due than 1 in a fusion.
         fusion_weight: how both scores are put together: a number, the weight of a `LogLinearFusion`, where 0
             gives zero-shot; or a `FusionRule`. By default the regression alone decides within F.
 
@@ -141,7 +144,8 @@ class RidgeRegressionHead(ClosedFormHead):
         self._width = backbone.embed_dim
 
     def _add_rows(self, unit: Tensor, labels: Tensor) -> None:
-        at_once = max(_ENTRIES_AT_ONCE // max(self.sums.shape[1], 1), 1)
+        width = max(self.sums.shape[1], 1)
+        at_once = max(_ENTRIES_AT_ONCE // width, width)
         for rows, targets in zip(unit.split(at_once), labels.split(at_once), strict=True):
             features = rows
             if self.projection is not None:
@@ -157,7 +161,7 @@ class RidgeRegressionHead(ClosedFormHead):
         return self.ridge, self.projection
 
     def _solved_anew(self, backbone: VisionLanguageBackbone) -> tuple[Tensor, Tensor]:
-        sums = FeatureSums(self.class_counts, self.sums, self.second_moment.double() * MOMENT_UNIT)
+        sums = FeatureSums(self.class_counts, self.sums, self.second_moment.double().mul_(MOMENT_UNIT))
         classes, weights = ridge_regression_weights(sums, ridge=self.ridge)
         return classes, weights.float()
 
