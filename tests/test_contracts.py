@@ -55,11 +55,17 @@ from avalanche_vlm.models import (
     LearnedContextHead,
     LearnedVectors,
     LinearHead,
+    LogLinearFusion,
     LoRA,
+    NearestClassMeanHead,
     OpenCLIPBackbone,
+    ProbabilityMixture,
+    RandomProjection,
     ResidualAdapter,
+    RidgeRegressionHead,
     SeparateAttention,
     TextFeatureHead,
+    TopKRescoring,
     UnnormalisedZeroShotHead,
     WeightSnapshot,
     ZeroShotHead,
@@ -67,6 +73,7 @@ from avalanche_vlm.models import (
 from avalanche_vlm.plugins import (
     AdaptiveWeightConsolidationPlugin,
     AdversarialAnchorDistillationPlugin,
+    ClosedFormPlugin,
     DriftCompensator,
     FastLoadingPlugin,
     FeatureReplayPlugin,
@@ -133,6 +140,7 @@ from avalanche_vlm.strategies import (
     GIFT,
     ZSCL,
     AutoSeed,
+    ClosedForm,
     FineTune,
     GaussianDiscriminant,
     SeGPCL,
@@ -235,7 +243,19 @@ COMPONENTS = [
     Component(GeneratedContext, {"template": 3, "seed": -1}),
     Component(LinearHead, {"initial": None}),
     Component(ResidualAdapter, {"reduction": 0, "ratio": 0, "seed": -1}),
-    Component(GaussianDiscriminantHead, {"zero_shot": 3, "fusion_weight": -1, "ridge": 0, "prior": "equal"}),
+    Component(
+        GaussianDiscriminantHead,
+        {"zero_shot": 3, "fusion_weight": -1, "mean_prior": "some", "ridge": 0, "prior": "equal"},
+    ),
+    Component(
+        RidgeRegressionHead,
+        {"zero_shot": 3, "projection": 3, "ridge": 0, "scale": 0, "fusion_weight": -1},
+    ),
+    Component(NearestClassMeanHead, {"zero_shot": 3, "normalise_first": 3, "fusion_weight": -1}),
+    Component(RandomProjection, {"width": 0, "seed": -1, "activation": "tanh", "bandwidth": 0}, {"width": 4}),
+    Component(LogLinearFusion, {"weight": -1, "temperature": -1}, {"weight": 1.0}, documented=False),
+    Component(ProbabilityMixture, {"weight": 2}, documented=False),
+    Component(TopKRescoring, {"k": 0, "weight": -1}, {"k": 2}, documented=False),
     Component(DualPathHead, {"text": 3, "fusion_weight": -1, "visual_space": "pixels"}),
     Component(AdaptedTextHead, {"text": 3, "adapter": 3}),
     Component(TextFeatureHead, {"features": torch.zeros(2, 2)}, documented=False),
@@ -385,6 +405,7 @@ COMPONENTS = [
         )
         for kind in (GenerativeLatentReplayPlugin, PastGenerativeLatentReplayPlugin)
     ),
+    Component(ClosedFormPlugin, {}),
     Component(GaussianDiscriminantPlugin, {}),
     Component(FastLoadingPlugin, {}, documented=False),
     Component(
@@ -439,6 +460,11 @@ COMPONENTS = [
         strategy_arguments(DualPathHead()),
     ),
     Component(
+        ClosedForm,
+        {"model": nn.Linear(2, 2), "plugins": 3},
+        {"model": tiny_classifier(NearestClassMeanHead())},
+    ),
+    Component(
         GaussianDiscriminant,
         {"model": nn.Linear(2, 2), "plugins": 3},
         {"model": tiny_classifier(GaussianDiscriminantHead())},
@@ -447,6 +473,7 @@ COMPONENTS = [
 ]
 ABSTRACT_OR_PLAIN = {"VisionLanguageBackbone", "TextHead", "Prediction", "TemplateArguments", "VLMTemplate"}
 ABSTRACT_OR_PLAIN |= {"EmbeddingAdapter", "LatentGenerator", "PromptContext", "PromptHead"}
+ABSTRACT_OR_PLAIN |= {"ClosedFormHead", "FusedHead", "FusionRule"}
 ABSTRACT_OR_PLAIN |= {"GeneratedImages", "ImageSource", "Prompt", "PromptPool"}
 ABSTRACT_OR_PLAIN |= {"CaptionTexts", "ImageTextPairs", "PairBatch", "PairDistillation", "PairFeatures"}
 ABSTRACT_OR_PLAIN |= {"PairRegularizer", "Regularizer", "Teacher"}
@@ -494,6 +521,7 @@ def test_callbacks_are_the_hosts():
         ),
         GenerativeLatentReplayPlugin(DiagonalGaussian()),
         PastGenerativeLatentReplayPlugin(DiagonalGaussian()),
+        ClosedFormPlugin(),
         GaussianDiscriminantPlugin(),
         RegularizerPlugin(PreviousWeightsPenalty()),
         AdaptiveWeightConsolidationPlugin(PreviousWeightsPenalty()),

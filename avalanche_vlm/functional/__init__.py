@@ -47,6 +47,7 @@ from avalanche_vlm.functional.label_space import (
 )
 from avalanche_vlm.functional.learning_rates import WarmupCosine
 from avalanche_vlm.functional.prototypes import transferred_prototypes
+from avalanche_vlm.functional.ridge_regression import ridge_regression_weights
 from avalanche_vlm.functional.seeds import (
     class_mean_cosines,
     class_means,
@@ -109,6 +110,7 @@ __all__ = [
     "nearest_images",
     "neighbour_cosines",
     "normalised_importance",
+    "ridge_regression_weights",
     "semantic_drift",
     "shared_targets",
     "shrunk_covariance",

@@ -24,9 +24,12 @@ from avalanche_vlm.models.learned_context_head import LearnedContextHead
 from avalanche_vlm.models.learned_vectors import LatestLearnedVectors, LearnedVectors
 from avalanche_vlm.models.linear_head import LinearHead
 from avalanche_vlm.models.lora import LoRA, SeparateAttention
+from avalanche_vlm.models.nearest_class_mean_head import NearestClassMeanHead
 from avalanche_vlm.models.open_clip import OpenCLIPBackbone
 from avalanche_vlm.models.prompt_context import PromptContext
 from avalanche_vlm.models.prompt_head import PromptHead
+from avalanche_vlm.models.random_projection import RandomProjection
+from avalanche_vlm.models.ridge_regression_head import RidgeRegressionHead
 from avalanche_vlm.models.weight_snapshot import WeightSnapshot
 from avalanche_vlm.models.zero_shot_head import UnnormalisedZeroShotHead, ZeroShotHead
 
@@ -51,12 +54,15 @@ __all__ = [
     "LinearHead",
     "LoRA",
     "LogLinearFusion",
+    "NearestClassMeanHead",
     "OpenCLIPBackbone",
     "Prediction",
     "ProbabilityMixture",
     "PromptContext",
     "PromptHead",
+    "RandomProjection",
     "ResidualAdapter",
+    "RidgeRegressionHead",
     "SeparateAttention",
     "TextFeatureHead",
     "TextHead",

@@ -55,7 +55,7 @@ class ClosedFormHead(FusedHead):
 
     @abstractmethod
     def _add_rows(self, unit: Tensor, labels: Tensor) -> None:
-        """Add rounded rows of unit length (N, D), float64, with labels (N,)."""
+        """Add rows (N, D) of `_rounded`, with labels (N,)."""
 
     @abstractmethod
     def _solved_anew(self, backbone: VisionLanguageBackbone) -> Any:
@@ -94,7 +94,15 @@ class ClosedFormHead(FusedHead):
         check_features(embeddings, labels, self.width, argument="embeddings", class_count=count, at_least=0)
         self._check_room(len(embeddings))
         device = self.counts.device
-        self._add_rows(rounded_unit_rows(embeddings.to(device)), labels.to(device, torch.int64))
+        self._add_rows(self._rounded(embeddings.to(device)), labels.to(device, torch.int64))
+
+    def _rounded(self, embeddings: Tensor) -> Tensor:
+        """Return the rows that are summed, in float64."""
+        return rounded_unit_rows(embeddings)
+
+    def _summed_by(self) -> Any:
+        """Return the arguments that change what is summed, its shape aside."""
+        return None
 
     def _check_room(self, more: int) -> None:
         total = int(self.counts.sum()) + more
@@ -114,6 +122,9 @@ class ClosedFormHead(FusedHead):
             got = f"one with {len(other.counts)} other names"
             raise wrong_value("other", "a head with the same class names", got)
         names = (*self._BY_CLASS, *self._SHARED)
+        if other._summed_by() != self._summed_by():
+            got = f"{other._summed_by()} in place of {self._summed_by()}"
+            raise wrong_value("other", "a head with the same arguments", got)
         for name in names:
             if getattr(other, name).shape != getattr(self, name).shape:
                 raise wrong_value("other", "a head with the same arguments", "one with sums of another shape")

@@ -59,6 +59,10 @@ class LogLinearFusion(FusionRule):
         return fused_logits(first, second, classes, fusion_weight=self.weight, temperature=self.temperature)
 
 
+SECOND_ALONE = LogLinearFusion(1.0, temperature=0.0)
+"""Within F the second scorer alone decides."""
+
+
 @final
 @dataclass(frozen=True)
 class ProbabilityMixture(FusionRule):

@@ -17,6 +17,7 @@ from avalanche_vlm.models._fields import (
     check_fields,
     choice,
     count,
+    flag,
     listed,
     number,
     optional,
@@ -195,6 +196,25 @@ def _gaussian(config: Mapping[str, Any], sizes: Sizes) -> Needs:
     )
 
 
+def _ridge(config: Mapping[str, Any], sizes: Sizes) -> Needs:
+    projection = config["projection"]
+    width = sizes.embed if projection is None else projection["width"]
+    shapes: dict[str, Shape] = {"class_counts": (sizes.classes,), "sums": (sizes.classes, width)}
+    # The projection is drawn from its seed.
+    beside = 0 if projection is None else 4 * sizes.embed * width
+    return Needs({**shapes, "second_moment": (width, width)}, beside)
+
+
+def _class_means(config: Mapping[str, Any], sizes: Sizes) -> Needs:
+    return Needs({"class_counts": (sizes.classes,), "sums": (sizes.classes, sizes.embed)})
+
+
+def _projection(name: str, value: Any) -> None:
+    """Check the arguments of a `RandomProjection`, or none."""
+    if value is not None:
+        check_fields(name, value, _PROJECTION)
+
+
 _RULES: dict[str, dict[str, Check]] = {
     "LogLinearFusion": {"weight": number(at_least=0), "temperature": number(at_least=0)},
     "ProbabilityMixture": {"weight": number(at_least=0, at_most=1)},
@@ -212,6 +232,14 @@ def _number_or_rule(name: str, value: Any) -> None:
     if fields is None:
         raise wrong_field(name, f"a rule of {sorted(_RULES)}", value.get("kind"))
     check_fields(name, rest, fields, required=list(fields))
+    return None
+
+
+def _given_number_or_rule(name: str, value: Any) -> None:
+    """Check a weight: a number, or a rule of fusion."""
+    if value is None:
+        raise wrong_field(name, "a number, or a rule of fusion", value)
+    _number_or_rule(name, value)
 
 
 def _text_feature(config: Mapping[str, Any], sizes: Sizes) -> Needs:
@@ -235,6 +263,12 @@ def _from_text(bias: bool) -> Own:
     return own
 
 
+_PROJECTION: dict[str, Check] = {
+    "width": count(at_most=2**16),
+    "seed": _SEED,
+    "activation": choice("relu", "cosine"),
+    "bandwidth": _POSITIVE,
+}
 _ZERO_SHOT: dict[str, Check] = {"templates": _templates, "training_templates": optional(_templates)}
 _PROMPT: dict[str, Check] = {"suffix": text(1000), "classes_at_once": _AT_ONCE}
 _HYBRID_PARTS = {"context": "PromptContext", "unseen": "TextHead"}
@@ -311,6 +345,23 @@ SAVED_PARTS: dict[str, SavedPart] = {
         {"zero_shot": "TextHead"},
         frozenset({"mean_prior"}),
         own=_gaussian,
+    ),
+    "RidgeRegressionHead": SavedPart(
+        "TextHead",
+        {
+            "projection": _projection,
+            "ridge": number(at_least=1e-9),
+            "scale": _POSITIVE,
+            "fusion_weight": _given_number_or_rule,
+        },
+        {"zero_shot": "TextHead"},
+        own=_ridge,
+    ),
+    "NearestClassMeanHead": SavedPart(
+        "TextHead",
+        {"normalise_first": flag, "fusion_weight": _given_number_or_rule},
+        {"zero_shot": "TextHead"},
+        own=_class_means,
     ),
     "LearnedVectors": SavedPart("PromptContext", {**_VECTORS, "sharing": _SHARING}, own=_learned_vectors),
     "LatestLearnedVectors": SavedPart("PromptContext", _VECTORS, own=_latest_learned_vectors),

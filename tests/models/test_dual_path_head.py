@@ -24,8 +24,10 @@ from avalanche_vlm.models import (
     ImageConditionedPromptHead,
     LearnedContextHead,
     LoRA,
+    NearestClassMeanHead,
     OpenCLIPBackbone,
     ResidualAdapter,
+    RidgeRegressionHead,
     TextFeatureHead,
     TextHead,
     ZeroShotHead,
@@ -150,6 +152,8 @@ HEADS = {
     "context": lambda **a: DualPathHead(LearnedContextHead(context_length=2), **a),
     "hybrid prompts": lambda **a: DualPathHead(HybridPromptHead(classes_at_once=3), **a),
     "discriminant": lambda **a: DualPathHead(GaussianDiscriminantHead(), **a),
+    "ridge": lambda **a: DualPathHead(RidgeRegressionHead(), **a),
+    "class means": lambda **a: DualPathHead(NearestClassMeanHead(), **a),
     "prompts of images": lambda **a: DualPathHead(ImageConditionedPromptHead(reduction=4), **a),
 }
 
@@ -158,7 +162,7 @@ def around(name, **arguments):
     model = moved(tiny_classifier(HEADS[name](**arguments)), 0.3)
     model.classes_seen[[0, 2, 5]] = True
     model.head.adapt(model.classes_seen)
-    if name == "discriminant":
+    if name in ("discriminant", "ridge", "class means"):
         model.head.text.update(numbers(12, 16, seed=4), torch.tensor([0, 2, 5] * 4))
     return model
 

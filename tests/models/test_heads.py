@@ -17,6 +17,8 @@ from avalanche_vlm.models import (
     LearnedContextHead,
     LearnedVectors,
     LinearHead,
+    NearestClassMeanHead,
+    RidgeRegressionHead,
     TextFeatureHead,
     UnnormalisedZeroShotHead,
     ZeroShotHead,
@@ -186,6 +188,8 @@ def test_a_classifier_trains_with_the_one_and_evaluates_with_the_other(trainable
 HOLDERS = {
     "hybrid": lambda head: HybridPromptHead(context=[LearnedVectors(2)], unseen=head),
     "discriminant": GaussianDiscriminantHead,
+    "ridge": RidgeRegressionHead,
+    "class means": NearestClassMeanHead,
     "discriminant on hybrid": lambda head: GaussianDiscriminantHead(
         HybridPromptHead(context=[LearnedVectors(2)], unseen=head)
     ),
@@ -464,6 +468,8 @@ OTHERWISE = (
     HybridPromptHead,
     ImageConditionedPromptHead,
     GaussianDiscriminantHead,
+    RidgeRegressionHead,
+    NearestClassMeanHead,
     DualPathHead,
 )
 

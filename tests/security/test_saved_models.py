@@ -37,12 +37,18 @@ from avalanche_vlm.models import (
     LearnedContextHead,
     LearnedVectors,
     LinearHead,
+    LogLinearFusion,
     LoRA,
+    NearestClassMeanHead,
     OpenCLIPBackbone,
+    ProbabilityMixture,
     PromptContext,
+    RandomProjection,
     ResidualAdapter,
+    RidgeRegressionHead,
     TextFeatureHead,
     TextHead,
+    TopKRescoring,
     UnnormalisedZeroShotHead,
     VisionLanguageBackbone,
     ZeroShotHead,
@@ -91,6 +97,19 @@ HEADS = {
     "dual path": DualPathHead,
     "dual path of embeddings": lambda: DualPathHead(HybridPromptHead(), visual_space="embedding"),
     "gaussian": lambda: GaussianDiscriminantHead(LearnedContextHead(context_length=1)),
+    "gaussian by a rule": lambda: GaussianDiscriminantHead(
+        fusion_weight=LogLinearFusion(1.0, 0.5), mean_prior="none"
+    ),
+    "ridge": RidgeRegressionHead,
+    "ridge of a projection": lambda: RidgeRegressionHead(
+        LearnedContextHead(context_length=1),
+        projection=RandomProjection(9, 3, "cosine", 0.5),
+        fusion_weight=TopKRescoring(2),
+    ),
+    "class means": NearestClassMeanHead,
+    "class means as they are": lambda: NearestClassMeanHead(
+        normalise_first=False, fusion_weight=ProbabilityMixture(0.5)
+    ),
 }
 
 
@@ -610,6 +629,11 @@ MUTATED = {
         GaussianDiscriminantHead(AdaptedTextHead(TextFeatureHead(torch.eye(3, 4)))),
         image_adapter=ResidualAdapter(),
     ),
+    "ridge": lambda: embedded(
+        RidgeRegressionHead(
+            TextFeatureHead(torch.eye(3, 4)), projection=RandomProjection(5), fusion_weight=TopKRescoring(2)
+        )
+    ),
     "lora": lambda: named(trainable=LoRA(rank=1)),
     "hybrid": lambda: named(HybridPromptHead(unseen=LinearHead(LearnedContextHead(context_length=1)))),
 }
@@ -621,9 +645,10 @@ def test_a_wrong_field_is_refused_or_makes_a_model_that_runs(kind, folder, asked
     config, weights = read(saved(model, folder))
     generator = random.Random(0)
     every = [config for config in mutations(config) if config is not None]
-    x = torch.ones(1, 4) if kind == "embeddings" else torch.ones(1, 128)
+    of_embeddings = kind in ("embeddings", "ridge")
+    x = torch.ones(1, 4) if of_embeddings else torch.ones(1, 128)
     built, messages = 0, []
-    for changed_config in every if kind == "embeddings" else generator.sample(every, 40):
+    for changed_config in every if of_embeddings else generator.sample(every, 40):
         written(folder, changed_config, weights)
         try:
             loaded = load(folder)
