@@ -311,13 +311,15 @@ class GaussianDiscriminantHead(ClosedFormHead):
         config = {"mean_prior": "none", **config}  # what there was before there were others
         return super().from_config({**config, "fusion_weight": fusion_from_config(config["fusion_weight"])})
 
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any) -> None:
-        """Read sums of before there were folds, too."""
-        old = {name: state_dict.pop(prefix + name, None) for name in ("counts", "sums", "second_moment")}
-        if old["counts"] is not None:
-            moment = (old["second_moment"] / MOMENT_UNIT).round().to(torch.int64)
-            found = {"fold_counts": old["counts"], "fold_sums": old["sums"], "fold_moments": moment}
-            state_dict.update({prefix + name: each[None] for name, each in found.items()})
-            for name in ("left_out_sums", "left_out_products", "left_out_weights", "text"):
-                state_dict[prefix + name] = getattr(self, name)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+    def state_of_now(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return sums of before there were folds as those of one."""
+        if "second_moment" not in state:
+            return state
+        counts, sums, moment = (state.pop(name) for name in ("counts", "sums", "second_moment"))
+        if counts.dtype != torch.int64 or not (sums.is_floating_point() and moment.is_floating_point()):
+            raise ValueError(f"its sums are of {counts.dtype}, {sums.dtype} and {moment.dtype}")
+        whole = (moment.double() / MOMENT_UNIT).round().to(torch.int64)
+        found = {"fold_counts": counts, "fold_sums": sums.double(), "fold_moments": whole}
+        missing = ("left_out_sums", "left_out_products", "left_out_weights", "text")
+        empty = {name: getattr(self, name) for name in missing}
+        return {**state, **empty, **{name: each[None] for name, each in found.items()}}

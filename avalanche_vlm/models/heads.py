@@ -260,6 +260,10 @@ class TextHead(DynamicModule, ABC):
         # Kept weights are cheap to make and keyed by memory addresses: no copy or pickle has them.
         return {**self.__dict__, "_kept": {}, "_resting": None, "_step": None}
 
+    def state_of_now(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the state that a saved model has, by the names and shapes of now."""
+        return state
+
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """Return JSON-serialisable constructor arguments."""

@@ -232,7 +232,7 @@ def _number_or_rule(name: str, value: Any) -> None:
     if fields is None:
         raise wrong_field(name, f"a rule of {sorted(_RULES)}", value.get("kind"))
     check_fields(name, rest, fields, required=list(fields))
-    return None
+    return
 
 
 def _given_number_or_rule(name: str, value: Any) -> None:

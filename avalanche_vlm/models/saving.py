@@ -132,6 +132,7 @@ class _SavedFile(NamedTuple):
         return {name: read_tensor(self.file, stored) for name, stored in self.tensors.items()}
 
 
+_HEAD = "head."
 _PARTS = {"backbone": "VisionLanguageBackbone", "head": "TextHead", "image_adapter": "EmbeddingAdapter"}
 _TRAINABLE = choice("nothing", "image", "text", "both")
 
@@ -344,6 +345,9 @@ def _built(
 
 def _fill(model: CLIPClassifier, weights: dict[str, Tensor]) -> None:
     """Give a model its weights, all of them or none."""
+    head = {name: weights.pop(name) for name in list(weights) if name.startswith(_HEAD)}
+    head = model.head.state_of_now({name.removeprefix(_HEAD): each for name, each in head.items()})
+    weights |= {_HEAD + name: each for name, each in head.items()}
     own = model.state_dict()
     stored = {name: StoredTensor(tensor.dtype, tuple(tensor.shape), 0) for name, tensor in weights.items()}
     _compare(_Expected({name: tuple(tensor.shape) for name, tensor in own.items()}, ()), stored, {})
