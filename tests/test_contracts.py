@@ -472,7 +472,7 @@ COMPONENTS = [
     Component(ZeroShot, {"model": nn.Linear(2, 2), "plugins": 3}, strategy_arguments() | {"optimizer": None}),
 ]
 ABSTRACT_OR_PLAIN = {"VisionLanguageBackbone", "TextHead", "Prediction", "TemplateArguments", "VLMTemplate"}
-ABSTRACT_OR_PLAIN |= {"EmbeddingAdapter", "LatentGenerator", "PromptContext", "PromptHead"}
+ABSTRACT_OR_PLAIN |= {"KeptBytes", "EmbeddingAdapter", "LatentGenerator", "PromptContext", "PromptHead"}
 ABSTRACT_OR_PLAIN |= {"ClosedFormHead", "FusedHead", "FusionRule"}
 ABSTRACT_OR_PLAIN |= {"GeneratedImages", "ImageSource", "Prompt", "PromptPool"}
 ABSTRACT_OR_PLAIN |= {"CaptionTexts", "ImageTextPairs", "PairBatch", "PairDistillation", "PairFeatures"}

@@ -35,6 +35,8 @@ from avalanche_vlm.functional.discriminant import (
     discriminant_weights,
     feature_sums,
     fused_logits,
+    mixed_logits,
+    rescored_logits,
     shrunk_covariance,
 )
 from avalanche_vlm.functional.label_space import (
@@ -46,6 +48,10 @@ from avalanche_vlm.functional.label_space import (
     label_space_predictions,
 )
 from avalanche_vlm.functional.learning_rates import WarmupCosine
+from avalanche_vlm.functional.predictive_discriminant import (
+    PredictiveDiscriminant,
+    fit_predictive_discriminant,
+)
 from avalanche_vlm.functional.prototypes import transferred_prototypes
 from avalanche_vlm.functional.ridge_regression import ridge_regression_weights
 from avalanche_vlm.functional.seeds import (
@@ -70,12 +76,13 @@ from avalanche_vlm.functional.text_geometry import (
 )
 
 __all__ = [
-    "LABEL_SPACES",
     "AdversarialImages",
     "AnchorSet",
     "FeatureSums",
+    "LABEL_SPACES",
     "LabelSpace",
     "PixelSpace",
+    "PredictiveDiscriminant",
     "SemanticDrift",
     "WarmupCosine",
     "accuracy_matrix_summary",
@@ -91,6 +98,7 @@ __all__ = [
     "dual_targeted_pgd",
     "feature_distance",
     "feature_sums",
+    "fit_predictive_discriminant",
     "forgetting",
     "forward_transfer",
     "fused_logits",
@@ -104,12 +112,14 @@ __all__ = [
     "label_space_predictions",
     "largest_cosines",
     "last_accuracy",
+    "mixed_logits",
     "multi_positive_contrast",
     "nearest_classes",
     "nearest_cosines",
     "nearest_images",
     "neighbour_cosines",
     "normalised_importance",
+    "rescored_logits",
     "ridge_regression_weights",
     "semantic_drift",
     "shared_targets",

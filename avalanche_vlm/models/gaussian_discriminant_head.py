@@ -61,7 +61,7 @@ class GaussianDiscriminantHead(ClosedFormHead):
 
     a and t are chosen on held-out rows: a hash of its values puts each row into one of four folds, sums are
     kept for each, and at the end of each experience its rows are scored by the sums of the other folds.
-    `functional.chosen_fusion` says how: where rows leave doubt, on the side of zero-shot. What is scored
+    `functional.held_out.chosen_fusion` says how: where rows leave doubt, on the side of zero-shot. What is scored
     while other classes were not there yet depends on the order of the experiences a little; counts, means,
     prior and covariance do not, nor do logits at given a and t: they are the same to the last bit for any
     order, split and merge (on one machine with one number of threads).

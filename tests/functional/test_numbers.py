@@ -24,6 +24,9 @@ FUNCTIONS = {
     "contrastive_distillation": PAIRS,
     "discriminant_weights": {"of": SUMS},
     "dual_targeted_pgd": PGD,
+    "fit_predictive_discriminant": {"of": SUMS},
+    "mixed_logits": {"first": EYE, "second": EYE, "classes": IDS, "weight": 0.3},
+    "rescored_logits": {"first": EYE, "second": EYE, "classes": IDS, "k": 2, "weight": 0.3},
     "fused_logits": {"zero_shot": EYE, "discriminant": EYE, "classes": IDS, "fusion_weight": 0.3},
     "gradient_directions": {"features": EYE, "weights": EYE, "classes": IDS, "groups": IDS, "scale": 10.0},
     "image_text_alignment": {"logits": EYE, "captions": IDS},
@@ -32,6 +35,7 @@ FUNCTIONS = {
     "multi_positive_contrast": {
         **{"anchors": EYE, "others": EYE, "anchor_classes": IDS, "other_classes": IDS, "temperature": 0.1}
     },
+    "ridge_regression_weights": {"of": SUMS, "ridge": 0.1},
     "semantic_drift": {"before": EYE, "after": EYE, "old": IDS[:2], "new": IDS[2:]},
     "shared_targets": {"captions": IDS},
     "shrunk_covariance": {"of": SUMS},

@@ -25,7 +25,7 @@ def logits():
     return 5 * torch.randn(9, 5, generator=draw), 5 * torch.randn(9, 3, generator=draw)
 
 
-@pytest.mark.parametrize(("rule", "function"), RULES, ids=lambda each: repr(each)[:40])
+@pytest.mark.parametrize(("rule", "function"), RULES, ids=[repr(rule) for rule, _ in RULES])
 def test_a_rule_is_its_function_and_comes_back(rule, function):
     first, second = logits()
     assert torch.equal(rule(first, second, CLASSES), function(first, second, CLASSES))
