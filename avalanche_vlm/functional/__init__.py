@@ -76,10 +76,10 @@ from avalanche_vlm.functional.text_geometry import (
 )
 
 __all__ = [
+    "LABEL_SPACES",
     "AdversarialImages",
     "AnchorSet",
     "FeatureSums",
-    "LABEL_SPACES",
     "LabelSpace",
     "PixelSpace",
     "PredictiveDiscriminant",

@@ -17,6 +17,7 @@ MOST_ROWS = 2**31 - 1
 """So many rows can be summed exactly; their second moment then fills an int64."""
 _ROWS_AT_ONCE = 2**20  # a float64 product of so many rows is exact: it has at most 2 ** 52 units
 _MASK = (1 << 64) - 1
+_FIRST_SIGN = 12  # bits of a row's hash: the lowest choose its fold
 
 
 class ExactSums(NamedTuple):
@@ -89,6 +90,40 @@ def exact_sums(unit: Tensor, labels: Tensor, class_count: int, *, folds: int = 1
         for part in unit[fold == number].split(_ROWS_AT_ONCE):
             moment[number] += (part.T @ part / MOMENT_UNIT).to(torch.int64)
     return ExactSums(counts, sums.reshape(folds, class_count, width), moment)
+
+
+class Sketches(NamedTuple):
+    """What is kept of the spread of each class; those of two lots of rows are added entry by entry.
+
+    Attributes:
+        rows: float64 (C, h, D), h sums over the rows of a class, each with signs of its own.
+        signs: float64 (C, h), the sums of these signs.
+    """
+
+    rows: Tensor
+    signs: Tensor
+
+
+def sketches(unit: Tensor, labels: Tensor, class_count: int, *, size: int) -> Sketches:
+    r"""Return random sums of the rows of each class.
+
+    .. math:: B_{cj} = \sum_{i: y_i = c} \epsilon_{ij} u_i, \qquad \epsilon_{ij} \in \{-1, 1\}
+
+    with signs from a hash of the row, so that :math:`B_c^T B_c / h` is the second moment of the class in the
+    mean over signs. Exact as `exact_sums`.
+
+    Args:
+        unit: (N, D), from `rounded_unit_rows`.
+        labels: int64 (N,), in 0..C-1.
+        class_count: number C of classes.
+        size: number h of sums, 1 to 16.
+    """
+    bits = row_hashes(unit)[:, None] >> torch.arange(_FIRST_SIGN, _FIRST_SIGN + size, device=unit.device)
+    signs = (1 - 2 * (bits & 1)).to(unit)
+    rows = unit.new_zeros(class_count, size, unit.shape[1])
+    for j in range(size):
+        rows[:, j].index_add_(0, labels, signs[:, j : j + 1] * unit)
+    return Sketches(rows, unit.new_zeros(class_count, size).index_add_(0, labels, signs))
 
 
 def _signed(number: int) -> int:

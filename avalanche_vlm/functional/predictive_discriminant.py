@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from avalanche_vlm._checks import check_number, wrong_value
 from avalanche_vlm.functional.discriminant import FeatureSums
+from avalanche_vlm.functional.exact_sums import Sketches
 
 TEXT_RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0)
 _LEAST_VARIANCE = 1e-6
@@ -126,6 +128,8 @@ class PredictiveDiscriminant(NamedTuple):
         precisions: 1 / v (K, D), in these.
         biases: (K,).
         is_linear: whether all classes have the same v.
+        spreads: (K, h, D), directions in which a class spreads more, in these; None without a sketch.
+        offsets: (K, h), the mean of the class along them; None without a sketch.
     """
 
     classes: Tensor
@@ -135,11 +139,13 @@ class PredictiveDiscriminant(NamedTuple):
     precisions: Tensor
     biases: Tensor
     is_linear: bool
+    spreads: Tensor | None = None
+    offsets: Tensor | None = None
 
     def to(self, dtype: torch.dtype) -> PredictiveDiscriminant:
         """Return the same in another precision."""
-        names = ("centre", "projection", "means", "precisions", "biases")
-        return self._replace(**{name: getattr(self, name).to(dtype) for name in names})
+        found = {name: each.to(dtype) for name, each in self._asdict().items() if isinstance(each, Tensor)}
+        return self._replace(**{**found, "classes": self.classes})
 
     def projected(self, unit: Tensor) -> Tensor:
         """Return unit features (B, D) in the coordinates of the means."""
@@ -149,7 +155,50 @@ class PredictiveDiscriminant(NamedTuple):
         r"""Return :math:`g_c(x)` (B, K), up to what all classes of a row share."""
         z = self.projected(unit)
         scores = z @ (self.precisions * self.means).T + self.biases
-        return scores if self.is_linear else scores - 0.5 * (z * z) @ self.precisions.T
+        if not self.is_linear:
+            scores = scores - 0.5 * (z * z) @ self.precisions.T
+        if self.spreads is not None and self.offsets is not None:
+            classes, size, _ = self.spreads.shape
+            along = (z @ self.spreads.flatten(0, 1).T).reshape(len(z), classes, size) - self.offsets
+            scores = scores + 0.5 * (along * along).sum(dim=2)
+        return scores
+
+    def with_spreads(self, of: FeatureSums, kept: Sketches, share: float) -> PredictiveDiscriminant:
+        r"""Return the discriminant in which each class also spreads as its sketch says.
+
+        .. math::
+            \Sigma_c = (1 - \eta) \, \mathrm{diag}(v_c) + \eta \, \frac{B_c^T B_c}{h (n_c - 1)}
+
+        with the sketch B (h, D) of the class, centred, in the coordinates of the means; by the Woodbury
+        identity. Classes of a single row stay as they are.
+
+        Args:
+            of: the sums that this was fitted to.
+            kept: the sketches of the same rows.
+            share: η, above 0 and below 1.
+        """
+        rows = of.counts[self.classes].double()
+        own = of.sums[self.classes] / rows.clamp_min(1)[:, None]
+        signs = kept.signs[self.classes]
+        centred = (kept.rows[self.classes] - signs[:, :, None] * own[:, None]) @ self.projection
+        size, width = centred.shape[1:]
+        several = (rows > 1).to(centred)
+        spread = centred / (size * (rows - 1).clamp_min(1)).sqrt()[:, None, None] * several[:, None, None]
+        precisions = self.precisions / (1 - share * several)[:, None]
+        weighted = spread * precisions[:, None]
+        inner = torch.eye(size).to(spread) / share + weighted @ spread.transpose(1, 2)
+        factor = torch.linalg.cholesky(inner)
+        spreads = torch.linalg.solve_triangular(factor, weighted, upper=False)
+        wider = factor.diagonal(dim1=1, dim2=2).log().sum(dim=1) + 0.5 * size * math.log(share)
+        wider = wider + 0.5 * width * math.log1p(-share) * several
+        closer = 0.5 * (self.means * self.means * (precisions - self.precisions)).sum(dim=1)
+        return self._replace(
+            precisions=precisions,
+            biases=self.biases - wider - closer,
+            is_linear=False,
+            spreads=spreads,
+            offsets=torch.einsum("khd,kd->kh", spreads, self.means),
+        )
 
 
 def fit_predictive_discriminant(

@@ -8,9 +8,16 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from avalanche_vlm._checks import check_choice, check_number, wrong_value
+from avalanche_vlm._checks import check_choice, check_count, check_number, wrong_value
 from avalanche_vlm.functional.discriminant import PRIORS, FeatureSums, Prior, discriminant_weights
-from avalanche_vlm.functional.exact_sums import MOMENT_UNIT, ExactSums, exact_sums, row_hashes
+from avalanche_vlm.functional.exact_sums import (
+    MOMENT_UNIT,
+    ExactSums,
+    Sketches,
+    exact_sums,
+    row_hashes,
+    sketches,
+)
 from avalanche_vlm.functional.held_out import (
     LeftOutScores,
     chosen_fusion,
@@ -41,6 +48,7 @@ FOLDS = 4
 _MOST_LEFT_OUT = 2**14  # rows of an experience, and
 _MOST_SCORES = 2**24  # rows times classes
 _FEWEST_LEFT_OUT = 64
+_MOST_SKETCHES = 16
 _GROWTH = 0.05  # rows are left out and scored once the sums have grown by so much
 
 
@@ -61,10 +69,10 @@ class GaussianDiscriminantHead(ClosedFormHead):
 
     a and t are chosen on held-out rows: a hash of its values puts each row into one of four folds, sums are
     kept for each, and at the end of each experience its rows are scored by the sums of the other folds.
-    `functional.held_out.chosen_fusion` says how: where rows leave doubt, on the side of zero-shot. What is scored
-    while other classes were not there yet depends on the order of the experiences a little; counts, means,
-    prior and covariance do not, nor do logits at given a and t: they are the same to the last bit for any
-    order, split and merge (on one machine with one number of threads).
+    `functional.held_out.chosen_fusion` says how: where rows leave doubt, on the side of zero-shot. What is
+    scored while other classes were not there yet depends on the order of the experiences a little; counts,
+    means, prior and covariance do not, nor do logits at given a and t: they are the same to the last bit for
+    any order, split and merge (on one machine with one number of threads).
 
     Args:
         zero_shot: the head that scores classes by their text; None for `ZeroShotHead`.
@@ -76,6 +84,10 @@ class GaussianDiscriminantHead(ClosedFormHead):
         ridge: how strongly S is drawn towards the identity, as a multiple of what the number of
             rows asks for.
         prior: of the classes in q: ``"uniform"``, or ``"counts"``, their share of the rows.
+        sketch: so many random sums of each class (1 to 16) say how it spreads in directions of its own; 0
+            for one covariance for all. For classes of many rows. a and t are chosen without it.
+        sketch_share: how much of a class's covariance they make up; see
+            `functional.PredictiveDiscriminant.with_spreads`.
 
     Raises:
         TypeError: an argument has a wrong type.
@@ -111,12 +123,14 @@ class GaussianDiscriminantHead(ClosedFormHead):
     fold_counts: Tensor
     fold_sums: Tensor
     fold_moments: Tensor
+    sketches: Tensor
+    sketch_signs: Tensor
     text: Tensor
     left_out_sums: Tensor
     left_out_products: Tensor
     left_out_weights: Tensor
 
-    _BY_CLASS: ClassVar = {"fold_counts": 1, "fold_sums": 1}
+    _BY_CLASS: ClassVar = {"fold_counts": 1, "fold_sums": 1, "sketches": 0, "sketch_signs": 0}
     _SHARED = ("fold_moments", "left_out_sums", "left_out_products", "left_out_weights")
     _STATE = ("text",)
 
@@ -128,6 +142,8 @@ class GaussianDiscriminantHead(ClosedFormHead):
         mean_prior: MeanPrior = "text",
         ridge: float = 1.0,
         prior: Prior = "uniform",
+        sketch: int = 0,
+        sketch_share: float = 0.02,
     ) -> None:
         super().__init__(zero_shot)
         if fusion_weight is not None:
@@ -139,6 +155,13 @@ class GaussianDiscriminantHead(ClosedFormHead):
         self.mean_prior: MeanPrior = mean_prior
         self.ridge = ridge
         self.prior: Prior = prior
+        check_count("sketch", sketch, at_least=0)
+        if sketch > _MOST_SKETCHES or (sketch > 0 and mean_prior == "none"):
+            got = f"{sketch}" + (" with mean_prior='none'" if mean_prior == "none" else "")
+            raise wrong_value("sketch", f"at most {_MOST_SKETCHES}, with a prior of class means", got)
+        check_number("sketch_share", sketch_share, above=0, below=1)
+        self.sketch = sketch
+        self.sketch_share = sketch_share
         for name, empty in self._empty(0, 0).items():
             self.register_buffer(name, empty)
         self.register_buffer("text", torch.zeros(0, 0))
@@ -151,6 +174,8 @@ class GaussianDiscriminantHead(ClosedFormHead):
             "fold_counts": torch.zeros(folds, class_count, dtype=torch.int64),
             "fold_sums": torch.zeros(folds, class_count, width, dtype=torch.float64),
             "fold_moments": torch.zeros(folds, width, width, dtype=torch.int64),
+            "sketches": torch.zeros(class_count, self.sketch, width, dtype=torch.float64),
+            "sketch_signs": torch.zeros(class_count, self.sketch, dtype=torch.float64),
             "left_out_sums": torch.zeros(2, pairs, dtype=torch.float64),
             "left_out_products": torch.zeros(pairs, pairs, dtype=torch.float64),
             "left_out_weights": torch.zeros(2, dtype=torch.float64),
@@ -203,6 +228,10 @@ class GaussianDiscriminantHead(ClosedFormHead):
         more = exact_sums(unit, labels, self.fold_counts.shape[1], folds=len(self.fold_counts))
         for own, added in zip((self.fold_counts, self.fold_sums, self.fold_moments), more, strict=True):
             own.add_(added)
+        if self.sketch > 0:
+            drawn = sketches(unit, labels, len(self.sketches), size=self.sketch)
+            self.sketches.add_(drawn.rows)
+            self.sketch_signs.add_(drawn.signs)
         if self.fusion_weight is None:
             self._waiting.append((unit.float(), labels, row_hashes(unit)))
             if sum(len(rows) for rows, _, _ in self._waiting) > 2 * self._most_left_out:
@@ -267,10 +296,14 @@ class GaussianDiscriminantHead(ClosedFormHead):
         if self.mean_prior == "none":
             classes, weights, biases = discriminant_weights(sums, ridge=self.ridge, prior=self.prior)
             return classes, weights.float(), biases.float()
-        return self._fitted().to(torch.float32)
+        fitted = self._fitted()
+        if self.sketch > 0:
+            kept = Sketches(self.sketches, self.sketch_signs)
+            fitted = fitted.with_spreads(sums, kept, self.sketch_share)
+        return fitted.to(torch.float32)
 
     def _settings(self) -> Any:
-        return self.mean_prior, self.ridge, self.prior
+        return self.mean_prior, self.ridge, self.prior, self.sketch_share
 
     def second_scores(
         self, backbone: VisionLanguageBackbone, embeddings: Tensor, raw: Tensor | None
@@ -302,7 +335,8 @@ class GaussianDiscriminantHead(ClosedFormHead):
 
     def own_config(self) -> dict[str, Any]:
         """Return the arguments, the zero-shot head aside."""
-        own = {"mean_prior": self.mean_prior, "ridge": self.ridge, "prior": self.prior}
+        own: dict[str, Any] = {"mean_prior": self.mean_prior, "ridge": self.ridge, "prior": self.prior}
+        own |= {"sketch": self.sketch, "sketch_share": self.sketch_share}
         return {"fusion_weight": fusion_config(self.fusion_weight), **own}
 
     @classmethod
@@ -320,6 +354,13 @@ class GaussianDiscriminantHead(ClosedFormHead):
             raise ValueError(f"its sums are of {counts.dtype}, {sums.dtype} and {moment.dtype}")
         whole = (moment.double() / MOMENT_UNIT).round().to(torch.int64)
         found = {"fold_counts": counts, "fold_sums": sums.double(), "fold_moments": whole}
-        missing = ("left_out_sums", "left_out_products", "left_out_weights", "text")
+        missing = (
+            "left_out_sums",
+            "left_out_products",
+            "left_out_weights",
+            "text",
+            "sketches",
+            "sketch_signs",
+        )
         empty = {name: getattr(self, name) for name in missing}
         return {**state, **empty, **{name: each[None] for name, each in found.items()}}

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from avalanche_vlm.functional.discriminant import FeatureSums, feature_sums
+from avalanche_vlm.functional.exact_sums import exact_sums, rounded_unit_rows, row_hashes, sketches
 from avalanche_vlm.functional.predictive_discriminant import (
     TEXT_RIDGES,
     fit_predictive_discriminant,
@@ -209,3 +210,43 @@ def test_wrong_arguments_are_named():
         fit_predictive_discriminant(of, ridge=0)
     with pytest.raises(ValueError, match="`of` must be sums over at least one feature"):
         fit_predictive_discriminant(FeatureSums(of.counts * 0, of.sums * 0, of.second_moment * 0))
+
+
+def test_sketches_add_the_spread_of_each_class():
+    """Against the covariance written out: (1 - η) diag(v) + η BᵀB / (h (n - 1)), in the projected space."""
+    x, y, text = data([1, 40, 30, 7, 2])
+    unit = rounded_unit_rows(x)
+    kept = sketches(unit, y, C + 1, size=3)
+    of, share = exact_sums(unit, y, C + 1).total(), 0.3
+    plain = fit_predictive_discriminant(of, text)
+    fit = plain.with_spreads(of, kept, share)
+    z = plain.projected(data(3, seed=1)[0]).numpy()
+    expected = np.zeros((len(z), C))
+    for c in range(C):
+        own = unit[y == c].numpy()
+        v = np.diag(1 / plain.precisions[c].numpy())
+        signs = 1 - 2 * ((row_hashes(unit[y == c])[:, None] >> torch.arange(12, 15)) & 1).numpy()
+        B = (
+            sum(np.outer(s, u - own.mean(0)) for s, u in zip(signs, own, strict=True))
+            @ plain.projection.numpy()
+        )
+        covariance = v if len(own) == 1 else (1 - share) * v + share * B.T @ B / (3 * (len(own) - 1))
+        away = z - plain.means[c].numpy()
+        expected[:, c] = -0.5 * (away * np.linalg.solve(covariance, away.T).T).sum(1)
+        expected[:, c] -= 0.5 * np.linalg.slogdet(covariance)[1]
+    difference = fit.scores(data(3, seed=1)[0]).numpy() - expected
+    np.testing.assert_allclose(difference - difference[:, :1], 0, atol=1e-8)
+
+
+def test_a_sketch_is_the_second_moment_in_the_mean_over_signs():
+    x, y, _ = data(400, size=4)
+    unit = rounded_unit_rows(x)
+    kept = sketches(unit, y, C, size=16)
+    for c in range(C):
+        own = unit[y == c]
+        centred = kept.rows[c] - kept.signs[c][:, None] * own.mean(0)
+        estimate = centred.T @ centred / 16 / (len(own) - 1)
+        assert (estimate - own.T.cov()).norm() < 1.2 * own.T.cov().norm()
+    parts = [sketches(unit[part], y[part], C, size=16) for part in torch.arange(len(y)).chunk(7)]
+    assert torch.equal(sum(part.rows for part in parts), kept.rows)
+    assert torch.equal(sum(part.signs for part in parts), kept.signs)

@@ -160,7 +160,8 @@ def test_text_that_learns_does_not_move_the_predicted_means():
     "rule", [None, 0.3, LogLinearFusion(0.2, 0.5), ProbabilityMixture(0.4), TopKRescoring(3)]
 )
 def test_saved_and_read_with_every_prior_and_rule(tmp_path, mean_prior, rule):
-    model = on_features(mean_prior=mean_prior, fusion_weight=rule)
+    sketch = 0 if mean_prior == "none" else 4
+    model = on_features(mean_prior=mean_prior, fusion_weight=rule, sketch=sketch)
     x, y = rows()
     model.head.update(x, y)
     expected = model(x)
