@@ -159,11 +159,14 @@ def build(stream: Stream, method: str, seed: int, **arguments):
     if method == "zero-shot":
         return ZeroShot(model=CLIPClassifier(backbone, text), **arguments)
     if method == "zero-shot + discriminant":
-        head = GaussianDiscriminantHead(text, fusion_weight=FUSION[stream.name])
+        head = GaussianDiscriminantHead(text, fusion_weight=FUSION[stream.name], mean_prior="none")
         return GaussianDiscriminant(model=CLIPClassifier(backbone, head), **arguments)
     head, adapter = AdaptedTextHead(text), ResidualAdapter()
     if method == "k-means, 4, + discriminant":
-        head, adapter = GaussianDiscriminantHead(head, fusion_weight=FUSION[stream.name]), None
+        head, adapter = (
+            GaussianDiscriminantHead(head, fusion_weight=FUSION[stream.name], mean_prior="none"),
+            None,
+        )
     model = CLIPClassifier(backbone, head, image_adapter=adapter, class_names=stream.names)
     arguments |= {"model": model, "optimizer": AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)}
     arguments |= {"train_mb_size": 128, "train_epochs": stream.epochs}

@@ -101,7 +101,7 @@ def build(text, names, method: str, seed: int, settings: dict, **arguments):
     """Return the strategy of a method; the optimizer's state is fresh in each experience."""
     head = TextFeatureHead(text)
     if method == CLOSED:
-        head = GaussianDiscriminantHead(head, **settings)
+        head = GaussianDiscriminantHead(head, mean_prior="none", **settings)
     elif method != "zero-shot":
         head = CosineHead(head)
     model = CLIPClassifier(EmbeddingBackbone(text.shape[1]), head, class_names=names)

@@ -111,13 +111,13 @@ def build(stream: Stream, method: str, seed: int, settings: dict, **arguments):
     if method == "zero-shot":
         return ZeroShot(model=CLIPClassifier(backbone, text), **arguments)
     if method in CLOSED:
-        head = GaussianDiscriminantHead(text, **settings)
+        head = GaussianDiscriminantHead(text, mean_prior="none", **settings)
         return GaussianDiscriminant(model=CLIPClassifier(backbone, head), **arguments)
     settings = dict(settings)
     learned = CosineHead(text)
     rate, epochs = settings.pop("lr", 1e-3), settings.pop("epochs", stream.epochs)
     plugins = [GaussianDiscriminantPlugin()] if method in LEARNED else []
-    head = GaussianDiscriminantHead(learned, **settings) if method in LEARNED else learned
+    head = GaussianDiscriminantHead(learned, mean_prior="none", **settings) if method in LEARNED else learned
     arguments["model"] = model = CLIPClassifier(backbone, head, class_names=stream.names)
     arguments["optimizer"] = AdamW(model.parameters(), lr=rate, weight_decay=0.0)
     arguments |= {"train_mb_size": 128, "train_epochs": epochs}

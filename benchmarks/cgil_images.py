@@ -77,7 +77,7 @@ HEADS = {
     "naive": hybrid,
     **ABLATIONS,
     SHARED: hybrid,
-    CLOSED: lambda seed, **settings: models.GaussianDiscriminantHead(**settings),
+    CLOSED: lambda seed, **settings: models.GaussianDiscriminantHead(mean_prior="none", **settings),
     JOINT: hybrid,
     OFFICIAL: lambda seed: hybrid(seed, unseen=models.UnnormalisedZeroShotHead("a photo of a {}")),
     IMAGES: hybrid,

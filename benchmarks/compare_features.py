@@ -120,7 +120,7 @@ def zero_shot(setup, evaluator, name):
 
 def closed_form(setup, evaluator, name):
     """Fuse zero-shot with a Gaussian discriminant; train nothing."""
-    model = setup.model(GaussianDiscriminantHead(setup.head(), fusion_weight=FUSION[name]))
+    model = setup.model(GaussianDiscriminantHead(setup.head(), fusion_weight=FUSION[name], mean_prior="none"))
     return GaussianDiscriminant(model=model, eval_mb_size=512, evaluator=evaluator)
 
 
@@ -135,7 +135,7 @@ def cgil(setup, evaluator, name, generator, fused=False):
     """Train on draws of generators, and with a discriminant on top where it is asked for."""
     head = CosineHead(setup.head())
     if fused:
-        head = GaussianDiscriminantHead(head, fusion_weight=FUSION[name])
+        head = GaussianDiscriminantHead(head, fusion_weight=FUSION[name], mean_prior="none")
     large = name == "imagenet"
     common = learner(setup, evaluator, name, head, epochs=3 if large else None)
     if fused:
@@ -166,7 +166,7 @@ def parts(setup, evaluator, name, names):
     if "prototypes" in names:
         head = DualPathHead(head, fusion_weight=0.5, visual_space="embedding")
     if "discriminant" in names:
-        head = GaussianDiscriminantHead(head, fusion_weight=FUSION[name])
+        head = GaussianDiscriminantHead(head, fusion_weight=FUSION[name], mean_prior="none")
     strengths, size, seed = STRENGTHS[name], size_of(setup), setup.seed
     make = {
         "seeds": lambda: FeatureReplayPlugin(SeedBuffer(size, KMeansSeeds(PER_CLASS, seed=seed), seed=seed)),

@@ -128,7 +128,7 @@ def zero_shot(setup, evaluator):
 
 def closed_form(setup, evaluator, weight):
     """Fuse zero-shot with a Gaussian discriminant; train nothing."""
-    model = setup.model(GaussianDiscriminantHead(fusion_weight=weight))
+    model = setup.model(GaussianDiscriminantHead(fusion_weight=weight, mean_prior="none"))
     return GaussianDiscriminant(model=model, eval_mb_size=256, evaluator=evaluator)
 
 

@@ -116,7 +116,7 @@ def build(method: str, benchmark, text: torch.Tensor, **arguments):
     """Return the strategy of a method, for a stream."""
     head = TextFeatureHead(text)
     if method == "discriminant":
-        head = GaussianDiscriminantHead(head)
+        head = GaussianDiscriminantHead(head, fusion_weight=0.3, mean_prior="none")
     elif method != "zero-shot":
         head = CosineHead(head)
     model = CLIPClassifier(EmbeddingBackbone(text.shape[1]), head, class_names=class_names(benchmark))

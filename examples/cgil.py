@@ -26,7 +26,7 @@ from avalanche_vlm.strategies import CGIL, FineTune, GaussianDiscriminant, ZeroS
 HEADS = {
     "zero-shot": models.ZeroShotHead,
     "naive fine-tuning": models.HybridPromptHead,
-    "Gaussian discriminant": lambda: models.GaussianDiscriminantHead(fusion_weight=10.0),
+    "Gaussian discriminant": lambda: models.GaussianDiscriminantHead(fusion_weight=10.0, mean_prior="none"),
     "CGIL": models.HybridPromptHead,
 }
 
