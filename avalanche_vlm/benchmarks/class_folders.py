@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import unicodedata
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -99,6 +100,14 @@ def class_folders(root: AnyPath, argument: str) -> list[str]:
             f"{str(folder)!r}, which has no folders in it",
             "Move the images of each class into a folder of its own.",
         )
+    for name in found:
+        if any(0xD800 <= ord(letter) <= 0xDFFF for letter in name):
+            raise wrong_value(
+                argument,
+                "a folder whose class folders have names in UTF-8",
+                f"{name!a} in {str(folder)!r}",
+                "Rename the folder: its name was written in another encoding.",
+            )
     return sorted(found, key=composed)
 
 
@@ -131,7 +140,7 @@ def read_class_folders(root: AnyPath, folders: Sequence[str], argument: str) -> 
     left_out: list[str] = []
     for label, folder in enumerate(folders):
         below = Path(root).expanduser() / found[composed(folder)]
-        files = [os.path.join(*each) for each in sorted(visible_files(below))]
+        files = [path for path in map(_joined, sorted(visible_files(below))) if _holds_data(path)]
         pictures = [path for path in files if is_picture(path)]
         left_out += [path for path in files if not is_picture(path) and _is_other_picture(path)]
         paths += pictures
@@ -157,9 +166,13 @@ def read_class_folders(root: AnyPath, folders: Sequence[str], argument: str) -> 
 
 
 def visible_files(folder: Path) -> Iterator[tuple[str, str]]:
-    """Yield (folder, name) of all files below a folder that are not hidden; links are followed once."""
+    """Yield (folder, name) of all files below a folder that are not hidden; links are followed once.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
     seen: set[str] = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=_raise):
         real = os.path.realpath(place)
         if real in seen:  # a link back, or two links to one folder
             folders.clear()
@@ -167,6 +180,22 @@ def visible_files(folder: Path) -> Iterator[tuple[str, str]]:
         seen.add(real)
         folders[:] = [name for name in folders if not is_hidden(name)]
         yield from ((place, name) for name in files if not is_hidden(name))
+
+
+def _joined(place_and_name: tuple[str, str]) -> str:
+    return os.path.join(*place_and_name)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _holds_data(path: str) -> bool:
+    """Return whether a path is no pipe or socket; a link to nothing counts, and is named when it is read."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:
+        return True
 
 
 def _is_other_picture(path: str) -> bool:

@@ -16,7 +16,10 @@ _TEST_WORDS = (
     *("test", "testing", "testset", "tst", "val", "valid", "validation", "eval", "evaluation"),
     *("holdout", "dev"),
 )
-_OTHER_WORDS = ("unlabeled", "unlabelled", "pred", "prediction", "query", "gallery", "extra")
+_OTHER_WORDS = (
+    *("unlabeled", "unlabelled", "pred", "prediction", "query", "gallery", "extra"),
+    *("fold", "split", "session"),
+)
 _PART_WORDS = {*_TRAIN_WORDS, *_TEST_WORDS, *_OTHER_WORDS}
 _FEW = 3  # so many folders are taken for parts, however few folders they have in common
 
@@ -60,7 +63,8 @@ def check_no_parts(root: AnyPath, class_names: Sequence[str] | Mapping[str, str]
             "train",
             "a folder with one folder of images per class",
             f"{str(top.path)!r}, whose folders {listed} are the parts of a data set",
-            f"Pass folder_benchmark({', '.join(repr(str(path)) for path in found)}).",
+            f"Pass folder_benchmark({', '.join(repr(str(path)) for path in found)}). "
+            + _if_classes(root, top.path / top.folders[0]),
         )
     if top.path != root and len(top.folders) > 1:
         raise wrong_value(
@@ -84,7 +88,7 @@ def check_no_parts(root: AnyPath, class_names: Sequence[str] | Mapping[str, str]
             "Move the images to train/class/ and test/class/, and pass both folders.",
         )
     shared = _shared(inside)
-    if shared and len(inside) <= max(len(shared), _FEW):
+    if shared and (len(inside) <= max(len(shared), _FEW) or all(map(_words, top.folders))):
         raise wrong_value(
             "train",
             "a folder with one folder of images per class",
@@ -165,6 +169,9 @@ def _named_parts(top: _Layout) -> list[Path] | None:
     with_classes = [folder for folder, each in layouts.items() if each.folders and not each.is_flat]
     if not with_classes:
         return None  # flat pictures in folders of these names: classes that are called so
+    classes = [set(layouts[folder].folders) for folder in with_classes]
+    if len(named) < len(top.folders) and not set.intersection(*classes):
+        return None  # a test tube and a train station among others
     train, test = (
         next((folder for word in words for folder in with_classes if word in named[folder]), None)
         for words in (_TRAIN_WORDS, _TEST_WORDS)

@@ -131,6 +131,10 @@ class ClosedFormHead(FusedHead):
         self._check_room(int(other.counts.sum()))
         for name in names:
             getattr(self, name).add_(getattr(other, name).to(getattr(self, name).device))
+        self._take_over(other)
+
+    def _take_over(self, other: Self) -> None:
+        """Take from another head what is no sum; most have nothing."""
 
     def settle(self, backbone: VisionLanguageBackbone) -> None:
         """Take note that all rows of an experience are there; most heads need not know."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, ClassVar, Literal, final, get_args
 
 import torch
@@ -284,10 +285,27 @@ class GaussianDiscriminantHead(ClosedFormHead):
         return KeptBytes(by_class, shared + sum(each.nbytes for batch in self._waiting for each in batch))
 
     def _fitted(self, without: int | None = None, classes: Tensor | None = None) -> PredictiveDiscriminant:
-        text = self.text.double() if bool(self.text.any()) else None
+        if self.mean_prior == "text" and len(self.text) == 0:
+            raise wrong_value(
+                "mean_prior",
+                "'text' when the head is built, because text features are taken when classes are named",
+                f"{self.mean_prior!r} afterwards",
+                "Build another head.",
+            )
+        text = self.text.double() if self.mean_prior == "text" and bool(self.text.any()) else None
         return fit_predictive_discriminant(
             self._sums(without), text, classes=classes, ridge=self.ridge, by_counts=self.prior == "counts"
         )
+
+    def _take_over(self, other: GaussianDiscriminantHead) -> None:
+        """Let rows of the other head that wait to be scored wait here."""
+        device = self.fold_sums.device
+        self._waiting += [(x.to(device), y.to(device), each.to(device)) for x, y, each in other._waiting]
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        """Take over another state, to which rows that wait here do not belong."""
+        self._waiting = []
+        super()._load_from_state_dict(*args, **kwargs)
 
     def _solved_anew(self, backbone: VisionLanguageBackbone) -> Any:
         sums = self._sums()
@@ -330,6 +348,13 @@ class GaussianDiscriminantHead(ClosedFormHead):
                 "a number, as when the head was built, so that no folds were kept to choose it by",
                 None,
                 "Build a head with fusion_weight=None.",
+            )
+        rows = int(self.fold_counts.sum())
+        if rows >= _FEWEST_LEFT_OUT and not bool(self.left_out_weights.any()):
+            warnings.warn(
+                f"No left-out row was scored although there are {rows} rows, so that zero-shot stands alone: "
+                "this state was taken before head.settle(model.backbone).",
+                stacklevel=2,
             )
         return LogLinearFusion(*chosen_fusion(self._left_out()))
 

@@ -24,6 +24,7 @@ from avalanche_vlm._version import __version__
 from avalanche_vlm.models._fields import Check, check_fields, choice, flag, listed, text, wrong_field
 from avalanche_vlm.models.adapters import EmbeddingAdapter
 from avalanche_vlm.models.backbone import VisionLanguageBackbone
+from avalanche_vlm.models.closed_form_head import ClosedFormHead
 from avalanche_vlm.models.fingerprint import fingerprint
 from avalanche_vlm.models.heads import TextHead
 from avalanche_vlm.models.lora import LoRA
@@ -76,6 +77,9 @@ def save_classifier(model: CLIPClassifier, path: str) -> None:
         _check_config(parsed_json(told), given={name for name in _PARTS if _is_foreign(config[name])})
     except ValueError as error:
         raise wrong_value("model", "one whose settings can be read again", str(error)) from error
+    for part in model.head.modules():
+        if isinstance(part, ClosedFormHead):
+            part.settle(model.backbone)  # rows that wait are not written
     weights = model.state_dict()
     _check_finite(model, weights, "model")
     target.mkdir(parents=True, exist_ok=True)

@@ -67,6 +67,8 @@ LAYOUTS = {
         ["test_positive/a", "test_positive/b", "test_negative/c"],
         None,
     ),
+    "a test tube among others": (["test tube/a", "train station/b", "car/c"], None),
+    "folds": (parts("fold1", "fold2", "fold3", "fold4"), []),
     "images in each class": (["n01/images", "n02/images", "n03/images"], None),
     "years in each of many classes": (parts("a", "b", "c", "d", "e", classes=("2019", "2020")), None),
     "different folders in each class": (["cat/persian", "cat/manx", "dog/poodle", "dog/boxer"], None),
@@ -231,6 +233,35 @@ def test_pictures_that_are_left_out_are_told(tmp_path):
     for path in (root / "cat").glob("*.png"):
         path.unlink()
     with pytest.raises(ValueError, match=r"no image in 'cat' and 2 of other formats, as .*phone\.HEIC'"):
+        folder_benchmark(root, n_experiences=1, **TENSORS)
+
+
+def test_pipes_are_no_samples(tmp_path):
+    root = tree(tmp_path / "data", "cat", "dog")
+    for name in ("pipe", "pipe.png"):
+        os.mkfifo(root / "cat" / name)
+    benchmark = folder_benchmark(root, n_experiences=1, test_fraction=0.5, **TENSORS)
+    assert len(benchmark.train_stream[0].dataset) + len(benchmark.test_stream[0].dataset) == 4
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    root = tree(tmp_path / "data", "cat", "cat/deeper", "dog")
+    scandir = os.scandir
+
+    def closed(path):
+        if str(path).endswith("deeper"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(PermissionError, match="deeper"):
+        folder_benchmark(root, n_experiences=1, class_names={"cat": "cat", "dog": "dog"}, **TENSORS)
+
+
+def test_a_name_in_another_encoding_is_named(tmp_path):
+    root = tree(tmp_path / "data", "cat", "dog")
+    os.mkdir(os.fsencode(root) + b"/caf\xe9")
+    with pytest.raises(ValueError, match=r"`train` must be .*names in UTF-8; got 'caf\\udce9'.*Rename"):
         folder_benchmark(root, n_experiences=1, **TENSORS)
 
 

@@ -211,3 +211,47 @@ def test_wrong_arguments_are_named():
     ):
         with pytest.raises((TypeError, ValueError), match=f"`{name}`"):
             GaussianDiscriminantHead(**arguments)
+
+
+@torch.no_grad()
+def test_rows_that_wait_go_with_a_merge_and_into_a_file(tmp_path):
+    x, y = rows()
+    settled = on_features(text_seed=9)
+    settled.head.update(x, y)
+    settled(x)
+    rule = settled.head.fusion_rule
+    merged, other = on_features(text_seed=9), on_features(text_seed=9)
+    other.head.update(x, y)
+    merged.head.merge(other.head)
+    merged(x)
+    assert merged.head.fusion_rule == rule
+    other.save_pretrained(str(tmp_path / "model"))
+    assert CLIPClassifier.from_pretrained(str(tmp_path / "model")).head.fusion_rule == rule
+
+
+@torch.no_grad()
+def test_a_state_taken_too_early_is_told(tmp_path):
+    x, y = rows()
+    early, late = on_features(text_seed=9), on_features(text_seed=9)
+    early.head.update(x, y)
+    late.head.update(x[:30], y[:30])  # rows that wait, and do not belong to what is loaded
+    late.load_state_dict(early.state_dict())
+    with pytest.warns(UserWarning, match=r"No left-out row was scored.*head.settle"):
+        late(x)
+    assert not late.head.left_out_weights.any()
+
+
+@torch.no_grad()
+def test_a_prior_of_means_that_is_changed_counts_at_once():
+    x, y = rows()
+    model = on_features(fusion_weight=1.0)
+    model.head.update(x, y)
+    before = model(x)
+    model.head.mean_prior = "classes"
+    assert not torch.equal(model(x), before)
+    other = on_features(fusion_weight=1.0, mean_prior="classes")
+    other.head.update(x, y)
+    assert torch.equal(other(x), model(x))
+    other.head.mean_prior = "text"
+    with pytest.raises(ValueError, match="`mean_prior` must be 'text' when the head is built"):
+        other(x)
