@@ -17,6 +17,7 @@ CONVERSION = "upright, on white, 16 bits by their range"
 _FULL_16_BITS = 65535
 _ORIENTATION = ExifTags.Base.Orientation
 _UPRIGHT = 1
+_BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # of a TIFF
 
 
 class UnreadablePicture(OSError, ValueError):
@@ -29,7 +30,7 @@ def as_rgb(picture: Image.Image, argument: str = "image") -> Image.Image:
     - It is turned upright by its EXIF orientation.
     - Transparency of any kind (an alpha channel, a colour of a palette, a colour that counts as
       transparent) shows white.
-    - Grey values of 16 bits are scaled, so that 0..65535 becomes 0..255.
+    - Grey values of 16 bits are scaled, so that 0..65535 becomes 0..255; those of a TIFF by the bits it says.
     - Palettes, one-bit pictures, CMYK, YCbCr and HSV become RGB as Pillow does it, without colour profiles.
     - Of several frames or pages it is the current one, which is the first after opening a file.
 
@@ -97,7 +98,12 @@ def _eight_bits(picture: Image.Image, argument: str) -> Image.Image:
     # Older Pillow opens a PNG of 16 bits as whole numbers of 32, and every Pillow a PGM.
     if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in {"PNG", "PPM"}):
         values = np.asarray(picture).astype(np.int64)
-        grey = np.rint(values * (255 / _FULL_16_BITS)).clip(0, 255).astype(np.uint8)
+        tags: Any = getattr(picture, "tag_v2", {})
+        bits = tags.get(_BITS, (16,))[0]
+        full = 2**bits - 1 if 8 < bits < 16 else _FULL_16_BITS
+        if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+            values = full - values  # as Pillow does it for 8 bits
+        grey = np.rint(values * (255 / full)).clip(0, 255).astype(np.uint8)
         if isinstance(transparent := picture.info.get("transparency"), int):
             grey[values == transparent] = 255
         return Image.fromarray(grey)

@@ -31,7 +31,7 @@ _OTHER_PICTURE_ENDINGS = (
 )
 # What systems and programs put beside a user's files, besides names that begin with a dot.
 _OF_THE_SYSTEM = {
-    "__macosx", "$recycle.bin", "recycler", "recycled", "system volume information", "lost+found",
+    "__macosx", "$recycle.bin", "system volume information", "lost+found",
     "@eadir", "@tmp", "@recycle", "@recently-snapshot", "@sharebin", "@transcode", "#recycle", "#snapshot",
     "network trash folder", "temporary items", "__pycache__", "_vti_cnf",
     "thumbs.db", "ehthumbs.db", "desktop.ini",
@@ -140,7 +140,9 @@ def read_class_folders(root: AnyPath, folders: Sequence[str], argument: str) -> 
     left_out: list[str] = []
     for label, folder in enumerate(folders):
         below = Path(root).expanduser() / found[composed(folder)]
-        files = [path for path in map(_joined, sorted(visible_files(below))) if _holds_data(path)]
+        files = [
+            path for path in map(_joined, sorted(visible_files(below), key=_in_order)) if _holds_data(path)
+        ]
         pictures = [path for path in files if is_picture(path)]
         left_out += [path for path in files if not is_picture(path) and _is_other_picture(path)]
         paths += pictures
@@ -171,7 +173,7 @@ def visible_files(folder: Path) -> Iterator[tuple[str, str]]:
     Raises:
         OSError: a folder cannot be read.
     """
-    seen: set[str] = set()
+    seen = set(map(str, Path(os.path.realpath(folder)).parents))  # a link up would lead to other classes
     for place, folders, files in os.walk(folder, followlinks=True, onerror=_raise):
         real = os.path.realpath(place)
         if real in seen:  # a link back, or two links to one folder
@@ -180,6 +182,10 @@ def visible_files(folder: Path) -> Iterator[tuple[str, str]]:
         seen.add(real)
         folders[:] = [name for name in folders if not is_hidden(name)]
         yield from ((place, name) for name in files if not is_hidden(name))
+
+
+def _in_order(place_and_name: tuple[str, str]) -> tuple[str, ...]:
+    return tuple(map(composed, place_and_name))
 
 
 def _joined(place_and_name: tuple[str, str]) -> str:
@@ -302,8 +308,8 @@ def _by_number(folder: str) -> list[Any]:
     """Return a key that sorts the numbers in names by their size."""
     if re.fullmatch(r"[+-]\d+", folder):
         return [(int(folder), "")]
-    parts = re.split(r"(\d+)", folder)
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+    parts = re.split(r"([0-9]+)", folder)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
 def folder_name(folder: str) -> str:
@@ -312,7 +318,8 @@ def folder_name(folder: str) -> str:
     >>> folder_name("000_golden_retriever"), folder_name("001.Black_footed_Albatross"), folder_name("42")
     ('golden retriever', 'Black footed Albatross', '42')
     """
-    without_number = re.sub(r"^\d+[\s._-]+(?=\S)", "", folder)
+    # "7-eleven" and "2-door car" keep theirs.
+    without_number = re.sub(r"^\d+[\s._]+(?=\S)|^(?:0\d*|\d{3,})-(?=[^\W\d_])", "", folder)
     return " ".join(without_number.replace("_", " ").split())
 
 

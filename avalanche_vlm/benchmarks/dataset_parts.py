@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
@@ -21,7 +21,8 @@ _OTHER_WORDS = (
     *("fold", "split", "session"),
 )
 _PART_WORDS = {*_TRAIN_WORDS, *_TEST_WORDS, *_OTHER_WORDS}
-_FEW = 3  # so many folders are taken for parts, however few folders they have in common
+_STRAYS = 3  # pictures beside folders of pictures
+_FEW = 6  # so many folders are taken for parts, however few folders they have in common
 
 
 @final
@@ -32,7 +33,7 @@ class _Layout:
     Attributes:
         path: the innermost of these folders.
         folders: in it, those with pictures somewhere below.
-        is_flat: pictures lie in it directly.
+        is_flat: pictures lie in it directly, more than a few strays or with nothing else.
     """
 
     path: Path
@@ -40,7 +41,9 @@ class _Layout:
     is_flat: bool
 
 
-def check_no_parts(root: AnyPath, class_names: Sequence[str] | Mapping[str, str] | None) -> None:
+def check_no_parts(
+    root: AnyPath, class_names: Sequence[str] | Mapping[str, str] | None, argument: str = "train"
+) -> None:
     """Raise if the folders of ``root``, which are to be classes, look like something else.
 
     - Parts of a data set, by their names (``Training`` and ``Testing``, ``seg_train`` and ``seg_test``,
@@ -57,22 +60,23 @@ def check_no_parts(root: AnyPath, class_names: Sequence[str] | Mapping[str, str]
         return
     root = Path(root).expanduser()
     top = _layout(root)
+    if top.path == root:
+        top = replace(top, is_flat=False)  # pictures in the root itself are not read
     if (found := _named_parts(top)) is not None:
         listed = ", ".join(map(repr, top.folders))
         raise wrong_value(
-            "train",
+            argument,
             "a folder with one folder of images per class",
             f"{str(top.path)!r}, whose folders {listed} are the parts of a data set",
-            f"Pass folder_benchmark({', '.join(repr(str(path)) for path in found)}). "
-            + _if_classes(root, top.path / top.folders[0]),
+            f"{_to_pass(argument, found)} {_if_classes(root, top.path / top.folders[0])}",
         )
     if top.path != root and len(top.folders) > 1:
         raise wrong_value(
-            "train",
+            argument,
             "a folder with one folder of images per class",
             f"{str(root)!r}, whose only folder with images, {top.path.relative_to(root).parts[0]!r}, holds "
             f"{len(top.folders)} folders of images",
-            f"Pass folder_benchmark({str(top.path)!r}). {_if_classes(root, top.path)}",
+            f"{_to_pass(argument, [top.path])} {_if_classes(root, top.path)}",
         )
     if top.is_flat or len(top.folders) < 2 or _layout(top.path / top.folders[0]).is_flat:
         return
@@ -81,7 +85,7 @@ def check_no_parts(root: AnyPath, class_names: Sequence[str] | Mapping[str, str]
         return
     if all(map(_holds_parts, inside)):
         raise wrong_value(
-            "train",
+            argument,
             "a folder with one folder of images per class",
             f"{str(root)!r}, whose class folders are divided into parts, as {str(inside[0].path)!r} into "
             f"{', '.join(map(repr, inside[0].folders))}",
@@ -90,7 +94,7 @@ def check_no_parts(root: AnyPath, class_names: Sequence[str] | Mapping[str, str]
     shared = _shared(inside)
     if shared and (len(inside) <= max(len(shared), _FEW) or all(map(_words, top.folders))):
         raise wrong_value(
-            "train",
+            argument,
             "a folder with one folder of images per class",
             f"{str(root)!r}, whose {len(inside)} folders {', '.join(map(repr, top.folders[:5]))} all hold "
             f"the folders {', '.join(map(repr, shared[:3]))}{', ...' if len(shared) > 3 else ''}, as the "
@@ -163,6 +167,11 @@ def check_domains(root: AnyPath, domains: Sequence[str], *, chosen: bool, class_
 def _named_parts(top: _Layout) -> list[Path] | None:
     """Return the parts to train on and, if there is one, to test on; None if these are no parts by name."""
     named = {folder: words for folder in top.folders if (words := _words(folder))}
+    if len(named) == 1 and len(top.folders) > 1:  # beside masks, or something else
+        [(folder, words)] = named.items()
+        layout = _layout(top.path / folder)
+        is_train = bool(words & set(_TRAIN_WORDS)) and not layout.is_flat and len(layout.folders) > 1
+        return [layout.path] if is_train else None
     if not _holds_parts(top):
         return None
     layouts = {folder: _layout(top.path / folder) for folder in named}
@@ -176,8 +185,17 @@ def _named_parts(top: _Layout) -> list[Path] | None:
         next((folder for word in words for folder in with_classes if word in named[folder]), None)
         for words in (_TRAIN_WORDS, _TEST_WORDS)
     )
-    train = train or next((folder for folder in with_classes if folder != test), None)
+    others = [folder for folder in with_classes if folder != test]
+    # A part for testing is learned only where there is no other.
+    others.sort(key=lambda folder: bool(named[folder] & {"test", "testing", "val", "validation"}))
+    train = train or next(iter(others), None)
     return [layouts[folder].path for folder in dict.fromkeys((train, test)) if folder is not None]
+
+
+def _to_pass(argument: str, found: Sequence[Path]) -> str:
+    if argument == "test":
+        return f"Pass test={str(found[-1])!r}."
+    return f"Pass folder_benchmark({', '.join(repr(str(path)) for path in found)})."
 
 
 def _holds_parts(layout: _Layout) -> bool:
@@ -204,8 +222,9 @@ def _shared(layouts: Sequence[_Layout]) -> list[str]:
 
 def _layout(folder: Path) -> _Layout:
     entries = [entry for entry in folder.iterdir() if not is_hidden(entry.name)]
-    is_flat = any(is_picture(entry.name) and entry.is_file() for entry in entries)
     folders = sorted(entry for entry in entries if entry.is_dir() and _has_pictures(entry))
+    own = sum(is_picture(entry.name) and entry.is_file() for entry in entries)
+    is_flat = own > (_STRAYS if folders else 0)
     if not is_flat and len(folders) == 1:
         below = _layout(folders[0])
         if not below.is_flat:

@@ -13,6 +13,7 @@ from avalanche_vlm._checks import check_sequence, check_type, close_names, wrong
 from avalanche_vlm.benchmarks.class_folders import (
     AnyPath,
     class_folders,
+    composed,
     names_of_folders,
     read_class_folders,
 )
@@ -122,7 +123,8 @@ def domain_folder_benchmark(
     found = class_folders(root, "root")
     if domains is not None:
         check_sequence("domains", domains, str, "domain folders")
-    chosen = found if domains is None else list(domains)
+    spelled = {composed(domain): domain for domain in found}
+    chosen = found if domains is None else [spelled.get(composed(each), each) for each in domains]
     unknown = [domain for domain in chosen if domain not in found]
     if unknown or not chosen or len(set(chosen)) != len(chosen):
         got = f"{unknown[0]!r}" if unknown else f"{chosen}"

@@ -85,6 +85,7 @@ def folder_benchmark(
     check_no_parts(train, class_names)
     if test is not None:
         class_folders(test, "test")
+        check_no_parts(test, class_names, "test")
     check_image_transforms(stream.get("train_transform"), stream.get("eval_transform"))
     names = names_of_folders(folders, class_names)
     train_files = read_class_folders(train, folders, "train")
@@ -99,10 +100,11 @@ def folder_benchmark(
 
 
 def _check_apart(train: AnyPath, test: AnyPath) -> None:
-    if Path(train).expanduser().resolve() == Path(test).expanduser().resolve():
+    one, other = (Path(each).expanduser().resolve() for each in (train, test))
+    if one == other or one in other.parents or other in one.parents:
         raise wrong_value(
             "test",
-            "another folder than `train`, so that no image is both trained and tested on",
+            "another folder than `train`, and none inside it, so that no image is both trained and tested on",
             repr(str(test)),
             "Leave `test` out: the images of `train` are then split.",
         )

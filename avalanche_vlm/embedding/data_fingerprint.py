@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import closing
+from numbers import Number
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
@@ -88,14 +89,17 @@ def _look(picture: Image.Image) -> Any:
     picture.load()  # before the rest is asked for: some formats say it behind the pixels
     palette = [picture.palette.mode, picture.palette.tobytes()] if picture.palette is not None else None
     notes = sorted((str(key), repr(value)) for key, value in picture.info.items() if _is_plain(value))
-    exif = sorted((tag, repr(value)) for tag, value in picture.getexif().items() if _is_plain(value))
+    try:
+        exif = sorted((tag, repr(value)) for tag, value in picture.getexif().items() if _is_plain(value))
+    except Exception:  # broken notes of a camera, which are in the notes as bytes
+        exif = []
     return ["image", picture.mode, picture.size, repr(palette), notes, exif]
 
 
 def _is_plain(value: Any) -> bool:
     if isinstance(value, (tuple, list)):
         return all(map(_is_plain, value))
-    return value is None or isinstance(value, (str, bytes, int, float))
+    return value is None or isinstance(value, (str, bytes, Number, np.generic))
 
 
 def _sha256(header: Any, content: Any) -> bytes:

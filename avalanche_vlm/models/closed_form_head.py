@@ -39,6 +39,19 @@ class ClosedFormHead(FusedHead):
     """Other buffers of sums."""
     _STATE: tuple[str, ...] = ()
     """Further buffers that are no sums and hold nothing of data, such as text features."""
+    _FIXED: ClassVar[tuple[str, ...]] = ()
+    """Arguments that say what is summed, and cannot be changed."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; refuse another value of what says what is summed."""
+        if name in self._FIXED and name in self.__dict__ and value != getattr(self, name):
+            raise wrong_value(
+                name,
+                f"{getattr(self, name)!r}, as when the head was built, because rows were summed by it",
+                repr(value),
+                "Build another head.",
+            )
+        super().__setattr__(name, value)
 
     def __init__(self, zero_shot: TextHead | None) -> None:
         super().__init__(zero_shot)
@@ -61,6 +74,7 @@ class ClosedFormHead(FusedHead):
     def _solved_anew(self, backbone: VisionLanguageBackbone) -> Any:
         """Return what `second_scores` needs, from the sums."""
 
+    @torch.inference_mode(False)
     def set_classes(self, class_names: ClassNames, backbone: VisionLanguageBackbone) -> None:
         """Take the names; what was summed for earlier classes is kept if new names come after them."""
         width = backbone.embed_dim
@@ -115,7 +129,7 @@ class ClosedFormHead(FusedHead):
 
         Raises:
             TypeError: ``other`` is no such head.
-            ValueError: it has other names, or other arguments.
+            ValueError: it has other names, or sums of another kind.
         """
         check_type("other", other, type(self))
         if other.names_or_error().names != self.names_or_error().names:
@@ -133,7 +147,7 @@ class ClosedFormHead(FusedHead):
             getattr(self, name).add_(getattr(other, name).to(getattr(self, name).device))
         self._take_over(other)
 
-    def _take_over(self, other: Self) -> None:
+    def _take_over(self, other: Any) -> None:
         """Take from another head what is no sum; most have nothing."""
 
     def settle(self, backbone: VisionLanguageBackbone) -> None:

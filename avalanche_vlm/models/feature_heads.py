@@ -13,7 +13,7 @@ from avalanche_vlm.models.backbone import VisionLanguageBackbone
 from avalanche_vlm.models.heads import TextHead, adds_names, with_rows_kept
 from avalanche_vlm.models.modes import in_eval_mode
 from avalanche_vlm.models.parts import part_config, part_from_config
-from avalanche_vlm.text import ClassNames
+from avalanche_vlm.text import ClassNames, normalize_text
 
 
 class TextFeatureHead(TextHead):
@@ -50,12 +50,21 @@ class TextFeatureHead(TextHead):
         self.register_buffer("features", features.detach().float().clone())
 
     def set_classes(self, class_names: ClassNames, backbone: VisionLanguageBackbone) -> None:
-        """Take the names; there must be one for each row, of the backbone's width."""
+        """Take the names; there must be one for each row, of the backbone's width.
+
+        The same names in another order take their rows with them.
+        """
         class_names.check_count(len(self.features), "these text features")
         if self.features.shape[1] != backbone.embed_dim:
             raise wrong_value(
                 "features", f"of the backbone's width {backbone.embed_dim}", tuple(self.features.shape)
             )
+        earlier = self.class_names
+        if earlier is not None and earlier != class_names:
+            places = [_spellings(each) for each in (earlier, class_names)]
+            if sorted(places[0]) == sorted(places[1]):
+                order = torch.tensor([places[0].index(each) for each in places[1]])
+                self.features.copy_(self.features[order.to(self.features.device)])
         super().set_classes(class_names, backbone)
 
     def encode(self, backbone: VisionLanguageBackbone, class_ids: Tensor) -> Tensor:
@@ -70,6 +79,12 @@ class TextFeatureHead(TextHead):
     def from_config(cls, config: dict[str, Any]) -> Self:
         """Rebuild the head with placeholders that a state dict replaces."""
         return cls(torch.ones(config["shape"]))
+
+
+def _spellings(names: ClassNames) -> list[tuple[str, str]]:
+    """Return the data set and the name of each class, as tokenizers read it."""
+    datasets = names.datasets or [""] * len(names)
+    return [(dataset, normalize_text(name)) for dataset, name in zip(datasets, names, strict=True)]
 
 
 class HeadFromText(TextHead):

@@ -92,6 +92,11 @@ class FusedHead(TextHead):
             return self.fusion_rule(first.float(), scores.float(), classes)
 
     @property
+    def reads_raw_features(self) -> bool:
+        """Whether the first head reads them."""
+        return self.first.reads_raw_features
+
+    @property
     def text_part(self) -> TextHead:
         """That of the first head."""
         return self.first.text_part

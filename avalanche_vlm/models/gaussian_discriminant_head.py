@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, ClassVar, Literal, final, get_args
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, NamedTuple, final, get_args
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ from avalanche_vlm.functional.predictive_discriminant import (
     PredictiveDiscriminant,
     fit_predictive_discriminant,
 )
+from avalanche_vlm.functional.ridge_regression import LEAST_RIDGE
 from avalanche_vlm.models.backbone import VisionLanguageBackbone
 from avalanche_vlm.models.closed_form_head import ClosedFormHead
 from avalanche_vlm.models.fusion_rules import (
@@ -41,6 +43,7 @@ from avalanche_vlm.models.fusion_rules import (
     fusion_from_config,
 )
 from avalanche_vlm.models.heads import KeptBytes, TextHead, adds_names
+from avalanche_vlm.models.modes import in_eval_mode
 from avalanche_vlm.text import ClassNames
 
 MeanPrior = Literal["text", "classes", "none"]
@@ -130,10 +133,12 @@ class GaussianDiscriminantHead(ClosedFormHead):
     left_out_sums: Tensor
     left_out_products: Tensor
     left_out_weights: Tensor
+    scored_rows: Tensor
 
     _BY_CLASS: ClassVar = {"fold_counts": 1, "fold_sums": 1, "sketches": 0, "sketch_signs": 0}
-    _SHARED = ("fold_moments", "left_out_sums", "left_out_products", "left_out_weights")
+    _SHARED = ("fold_moments", "left_out_sums", "left_out_products", "left_out_weights", "scored_rows")
     _STATE = ("text",)
+    _FIXED = ("folds", "sketch")
 
     def __init__(
         self,
@@ -150,9 +155,10 @@ class GaussianDiscriminantHead(ClosedFormHead):
         if fusion_weight is not None:
             check_fusion("fusion_weight", fusion_weight)
         check_choice("mean_prior", mean_prior, MEAN_PRIORS)
-        check_number("ridge", ridge, above=0)
+        check_number("ridge", ridge, at_least=LEAST_RIDGE)
         check_choice("prior", prior, PRIORS)
         self.fusion_weight = fusion_weight
+        self.folds = FOLDS if fusion_weight is None else 1
         self.mean_prior: MeanPrior = mean_prior
         self.ridge = ridge
         self.prior: Prior = prior
@@ -166,11 +172,10 @@ class GaussianDiscriminantHead(ClosedFormHead):
         for name, empty in self._empty(0, 0).items():
             self.register_buffer(name, empty)
         self.register_buffer("text", torch.zeros(0, 0))
-        self._scored_at = 0
         self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def _empty(self, class_count: int, width: int) -> dict[str, Tensor]:
-        folds, pairs = (FOLDS, len(fusion_grid())) if self.fusion_weight is None else (1, 0)
+        folds, pairs = self.folds, len(fusion_grid()) if self.folds > 1 else 0
         return {
             "fold_counts": torch.zeros(folds, class_count, dtype=torch.int64),
             "fold_sums": torch.zeros(folds, class_count, width, dtype=torch.float64),
@@ -180,6 +185,7 @@ class GaussianDiscriminantHead(ClosedFormHead):
             "left_out_sums": torch.zeros(2, pairs, dtype=torch.float64),
             "left_out_products": torch.zeros(pairs, pairs, dtype=torch.float64),
             "left_out_weights": torch.zeros(2, dtype=torch.float64),
+            "scored_rows": torch.zeros((), dtype=torch.int64),
         }
 
     @property
@@ -212,14 +218,15 @@ class GaussianDiscriminantHead(ClosedFormHead):
         """Take the names and their text; what was summed for earlier classes is kept if new names follow."""
         kept = len(self.text) if adds_names(self.class_names, class_names) else 0
         if not adds_names(self.class_names, class_names):
-            self._scored_at, self._waiting = 0, []
+            self._waiting = []
         super().set_classes(class_names, backbone)
         if self.mean_prior != "text":
             return
-        text = torch.zeros(len(class_names), backbone.embed_dim, device=self.text.device)
+        with torch.inference_mode(False):
+            text = torch.zeros(len(class_names), backbone.embed_dim, device=self.text.device)
         if self.first.has_class_weights:
             ids = torch.arange(len(class_names))
-            with torch.no_grad():
+            with torch.inference_mode(False), torch.no_grad():
                 text.copy_(self.first.text_part.frozen_text(backbone, ids))
         if kept:
             text[:kept] = self.text
@@ -233,7 +240,7 @@ class GaussianDiscriminantHead(ClosedFormHead):
             drawn = sketches(unit, labels, len(self.sketches), size=self.sketch)
             self.sketches.add_(drawn.rows)
             self.sketch_signs.add_(drawn.signs)
-        if self.fusion_weight is None:
+        if self.folds > 1:
             self._waiting.append((unit.float(), labels, row_hashes(unit)))
             if sum(len(rows) for rows, _, _ in self._waiting) > 2 * self._most_left_out:
                 self._waiting = [self._fewest_hashes()]
@@ -261,23 +268,47 @@ class GaussianDiscriminantHead(ClosedFormHead):
         unit, labels, hashes = self._fewest_hashes()
         self._waiting = []
         total = int(self.counts.sum())
-        if total - self._scored_at < _GROWTH * total:
+        if total - int(self.scored_rows) < _GROWTH * total:
             return
-        self._scored_at = total
+        self.scored_rows.fill_(total)
         classes = self.counts.nonzero().flatten()
         columns = torch.full((len(self.counts),), -1, device=classes.device)
-        columns[classes] = torch.arange(len(classes), device=classes.device)
-        with torch.autocast(unit.device.type, enabled=False):
-            for fold in range(len(self.fold_counts)):
-                chosen = hashes % len(self.fold_counts) == fold
-                rows, targets = unit[chosen].to(backbone.logit_scale.dtype), columns[labels[chosen]]
-                if len(rows) == 0 or int(self._sums(fold).counts.sum()) == 0:
+        if self.first.reads_raw_features:
+            raise wrong_value(
+                "zero_shot",
+                "a head that needs no raw features, because the weight is chosen on embeddings",
+                f"a {type(self.first).__name__} with prototypes of raw features",
+                "Give fusion_weight a number, or DualPathHead visual_space='embedding'.",
+            )
+        with torch.autocast(unit.device.type, enabled=False), in_eval_mode(self.first):
+            for fold in range(self.folds):
+                if int(self._sums(fold).counts.sum()) == 0:
                     continue
-                fit = self._fitted(fold, classes).to(torch.float32)
-                first = self.first.logits(backbone, rows).float()[:, classes]
-                found = left_out_differences(first, fit.scores(rows.float()), targets)
-                for own, added in zip(self._left_out(), left_out_scores(found, len(classes)), strict=True):
+                scored, scores = self._scorer(fold, classes)
+                columns.fill_(-1)
+                columns[scored] = torch.arange(len(scored), device=scored.device)
+                chosen = (hashes % self.folds == fold) & (columns[labels] >= 0)
+                rows, targets = unit[chosen].to(backbone.logit_scale.dtype), columns[labels[chosen]]
+                first = self.first.logits(backbone, rows).float()[:, scored]
+                found = left_out_differences(first, scores(rows.float()), targets)
+                for own, added in zip(self._left_out(), left_out_scores(found, len(scored)), strict=True):
                     own.add_(added)
+
+    def _scorer(
+        self, without: int | None = None, classes: Tensor | None = None
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Return the classes (K,) that are scored, and what maps unit rows (B, D) to their scores (B, K)."""
+        check_choice("mean_prior", self.mean_prior, MEAN_PRIORS)
+        check_choice("prior", self.prior, PRIORS)
+        if self.mean_prior == "none":
+            solved = discriminant_weights(self._sums(without), ridge=self.ridge, prior=self.prior)
+            return solved[0], _Linear(solved[1].float(), solved[2].float())
+        fitted = self._fitted(without, classes)
+        if self.sketch > 0 and without is None:
+            kept = Sketches(self.sketches, self.sketch_signs)
+            fitted = fitted.with_spreads(self._sums(), kept, self.sketch_share)
+        fitted = fitted.to(torch.float32)
+        return fitted.classes, fitted.scores
 
     def own_kept_bytes(self) -> KeptBytes:
         """Return the bytes of the sums, and of rows that wait for `settle`, which are shared."""
@@ -297,10 +328,12 @@ class GaussianDiscriminantHead(ClosedFormHead):
             self._sums(without), text, classes=classes, ridge=self.ridge, by_counts=self.prior == "counts"
         )
 
-    def _take_over(self, other: GaussianDiscriminantHead) -> None:
+    def _take_over(self, other: Any) -> None:
         """Let rows of the other head that wait to be scored wait here."""
         device = self.fold_sums.device
         self._waiting += [(x.to(device), y.to(device), each.to(device)) for x, y, each in other._waiting]
+        if self._waiting:
+            self._waiting = [self._fewest_hashes()]
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         """Take over another state, to which rows that wait here do not belong."""
@@ -308,17 +341,7 @@ class GaussianDiscriminantHead(ClosedFormHead):
         super()._load_from_state_dict(*args, **kwargs)
 
     def _solved_anew(self, backbone: VisionLanguageBackbone) -> Any:
-        sums = self._sums()
-        if not bool((sums.counts > 0).any()):
-            return None
-        if self.mean_prior == "none":
-            classes, weights, biases = discriminant_weights(sums, ridge=self.ridge, prior=self.prior)
-            return classes, weights.float(), biases.float()
-        fitted = self._fitted()
-        if self.sketch > 0:
-            kept = Sketches(self.sketches, self.sketch_signs)
-            fitted = fitted.with_spreads(sums, kept, self.sketch_share)
-        return fitted.to(torch.float32)
+        return self._scorer() if bool((self.fold_counts > 0).any()) else None
 
     def _settings(self) -> Any:
         return self.mean_prior, self.ridge, self.prior, self.sketch_share
@@ -331,18 +354,15 @@ class GaussianDiscriminantHead(ClosedFormHead):
         solved = self.solved(backbone)
         if solved is None:
             return self.counts.nonzero().flatten(), embeddings.new_zeros(len(embeddings), 0)
-        unit = torch.nn.functional.normalize(embeddings.float(), dim=-1)
-        if isinstance(solved, PredictiveDiscriminant):
-            return solved.classes, solved.scores(unit)
-        classes, weights, biases = solved
-        return classes, unit @ weights.T + biases
+        classes, scores = solved
+        return classes, scores(torch.nn.functional.normalize(embeddings.float(), dim=-1))
 
     @property
     def fusion_rule(self) -> FusionRule:
         """How both scores are put together now."""
         if self.fusion_weight is not None:
             return as_fusion(self.fusion_weight)
-        if self.left_out_sums.shape[1] == 0:
+        if self.folds == 1:
             raise wrong_value(
                 "fusion_weight",
                 "a number, as when the head was built, so that no folds were kept to choose it by",
@@ -361,14 +381,18 @@ class GaussianDiscriminantHead(ClosedFormHead):
     def own_config(self) -> dict[str, Any]:
         """Return the arguments, the zero-shot head aside."""
         own: dict[str, Any] = {"mean_prior": self.mean_prior, "ridge": self.ridge, "prior": self.prior}
-        own |= {"sketch": self.sketch, "sketch_share": self.sketch_share}
+        own |= {"sketch": self.sketch, "sketch_share": self.sketch_share, "folds": self.folds}
         return {"fusion_weight": fusion_config(self.fusion_weight), **own}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         """Rebuild the head; a state dict fills in what was counted."""
-        config = {"mean_prior": "none", **config}  # what there was before there were others
-        return super().from_config({**config, "fusion_weight": fusion_from_config(config["fusion_weight"])})
+        config = {"mean_prior": "none", "folds": 1, **config}  # what there was before there were others
+        weight = fusion_from_config(config["fusion_weight"])
+        folds = config.pop("folds")
+        head = super().from_config({**config, "fusion_weight": None if folds > 1 else weight})
+        head.fusion_weight = weight
+        return head
 
     def state_of_now(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return sums of before there were folds as those of one."""
@@ -379,13 +403,17 @@ class GaussianDiscriminantHead(ClosedFormHead):
             raise ValueError(f"its sums are of {counts.dtype}, {sums.dtype} and {moment.dtype}")
         whole = (moment.double() / MOMENT_UNIT).round().to(torch.int64)
         found = {"fold_counts": counts, "fold_sums": sums.double(), "fold_moments": whole}
-        missing = (
-            "left_out_sums",
-            "left_out_products",
-            "left_out_weights",
-            "text",
-            "sketches",
-            "sketch_signs",
-        )
+        missing = [f"left_out_{name}" for name in ("sums", "products", "weights")]
+        missing += ["scored_rows", "text", "sketches", "sketch_signs"]
         empty = {name: getattr(self, name) for name in missing}
         return {**state, **empty, **{name: each[None] for name, each in found.items()}}
+
+
+class _Linear(NamedTuple):
+    """Maps unit rows (B, D) to scores (B, K)."""
+
+    weights: Tensor
+    biases: Tensor
+
+    def __call__(self, unit: Tensor) -> Tensor:
+        return unit @ self.weights.T + self.biases

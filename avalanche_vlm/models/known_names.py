@@ -44,10 +44,11 @@ def _check_same(known: ClassNames, names: ClassNames) -> None:
             "ids: label y becomes list(model.class_names).index(class_names(benchmark)[y])."
         )
     else:
+        some = "" if len(data) == len(model) else f"[:{len(data)}]"
         advice = (
             "If the ids mean the same classes and only the words differ, name the data by the model: "
-            "with_class_names(benchmark, model.class_names). If these are new classes, add their names "
-            "at the end, model.set_classes([*model.class_names, ...]), and let their labels begin at "
+            f"with_class_names(benchmark, list(model.class_names){some}). If these are new classes, add "
+            "their names at the end, model.set_classes([*model.class_names, ...]), and let their labels begin at "
             f"{len(names)}."
         )
     raise wrong_value("experience", "data whose class ids mean what the model's ids mean", got, advice)

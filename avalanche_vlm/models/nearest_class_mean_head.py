@@ -78,6 +78,7 @@ class NearestClassMeanHead(ClosedFormHead):
     sums: Tensor
 
     _BY_CLASS: ClassVar = {"class_counts": 0, "sums": 0}
+    _FIXED = ("normalise_first",)
 
     def __init__(
         self,

@@ -96,6 +96,7 @@ class RidgeRegressionHead(ClosedFormHead):
     second_moment: Tensor
 
     _BY_CLASS: ClassVar = {"class_counts": 0, "sums": 0}
+    _FIXED = ("projection",)
     _SHARED = ("second_moment",)
 
     def __init__(

@@ -182,7 +182,7 @@ def _gaussian(config: Mapping[str, Any], sizes: Sizes) -> Needs:
     if "mean_prior" not in config:  # written before there were folds
         shapes: dict[str, Shape] = {"counts": (sizes.classes,), "sums": (sizes.classes, sizes.embed)}
         return Needs({**shapes, "second_moment": (sizes.embed, sizes.embed)})
-    folds, pairs = (4, 75) if config["fusion_weight"] is None else (1, 0)
+    folds, pairs = config["folds"], 75 if config["folds"] > 1 else 0
     return Needs(
         {
             "fold_counts": (folds, sizes.classes),
@@ -193,6 +193,7 @@ def _gaussian(config: Mapping[str, Any], sizes: Sizes) -> Needs:
             "left_out_sums": (2, pairs),
             "left_out_products": (pairs, pairs),
             "left_out_weights": (2,),
+            "scored_rows": (),
             "text": (sizes.classes, sizes.embed) if config["mean_prior"] == "text" else (0, 0),
         }
     )
@@ -345,9 +346,10 @@ SAVED_PARTS: dict[str, SavedPart] = {
             "prior": choice("uniform", "counts"),
             "sketch": count(at_least=0, at_most=16),
             "sketch_share": number(above=0, at_most=1),
+            "folds": choice(1, 4),
         },
         {"zero_shot": "TextHead"},
-        frozenset({"mean_prior", "sketch", "sketch_share"}),
+        frozenset({"mean_prior", "sketch", "sketch_share", "folds"}),
         own=_gaussian,
     ),
     "RidgeRegressionHead": SavedPart(

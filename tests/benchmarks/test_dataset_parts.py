@@ -67,12 +67,15 @@ LAYOUTS = {
         ["test_positive/a", "test_positive/b", "test_negative/c"],
         None,
     ),
+    "a part beside masks": ([*parts("train"), "masks/x"], ["train"]),
+    "four cameras": (parts("c1", "c2", "c3", "c4", classes=("normal", "defect")), []),
     "a test tube among others": (["test tube/a", "train station/b", "car/c"], None),
     "folds": (parts("fold1", "fold2", "fold3", "fold4"), []),
     "images in each class": (["n01/images", "n02/images", "n03/images"], None),
-    "years in each of many classes": (parts("a", "b", "c", "d", "e", classes=("2019", "2020")), None),
+    "years in each of many classes": (parts(*"abcdefg", classes=("2019", "2020")), None),
     "different folders in each class": (["cat/persian", "cat/manx", "dog/poodle", "dog/boxer"], None),
-    "pictures and folders": (["cat", "cat/2019", "cat/2020", "dog", "dog/2019", "dog/2020"], None),
+    "a stray picture in a part": ([*parts("train", "test"), "train"], ["train", "test"]),
+    "a stray picture in the root": ([*parts("train", "test"), ""], ["train", "test"]),
 }
 
 
@@ -103,17 +106,32 @@ def test_parts_are_told_from_classes(tmp_path, name):
 @pytest.mark.parametrize("name", [name for name, (_, wanted) in LAYOUTS.items() if wanted is not None])
 def test_a_mapping_says_that_folders_are_classes(tmp_path, name):
     root = tree(tmp_path / "data", *LAYOUTS[name][0])
-    folders = {path.split("/")[0]: f"class {index}" for index, path in enumerate(LAYOUTS[name][0])}
+    paths = [path for path in LAYOUTS[name][0] if path]
+    folders = {path.split("/")[0]: f"class {index}" for index, path in enumerate(paths)}
     check_no_parts(root, folders)
     if len(folders) > 1:
         benchmark = folder_benchmark(root, n_experiences=1, class_names=folders, **TENSORS)
         assert set(class_names(benchmark)) == set(folders.values())
 
 
+def test_the_folder_of_the_test_part_is_looked_at_too(tmp_path):
+    train = tree(tmp_path / "train", "cat", "dog")
+    for number, (paths, wanted) in enumerate(
+        ((["w/cat", "w/dog"], "w"), (parts("train", "test"), "test"), (parts("a", "val", around="x/"), None))
+    ):
+        root = tree(tmp_path / str(number), *paths)
+        with pytest.raises(ValueError, match="`test` must be a folder") as told:
+            folder_benchmark(train, root, n_experiences=1, **TENSORS)
+        if wanted is not None:
+            assert f"Pass test={str(root / wanted)!r}." in str(told.value)
+            folder_benchmark(train, root / wanted, n_experiences=1, **TENSORS)
+
+
 def test_a_folder_is_no_test_part_of_itself(tmp_path):
     root = tree(tmp_path / "data", "cat", "dog")
     (tmp_path / "link").symlink_to(root)
-    for other in (root, tmp_path / "link", f"{root}/../data"):
+    tree(root / "cat", "test/cat", "test/dog")
+    for other in (root, tmp_path / "link", f"{root}/../data", root / "cat" / "test"):
         with pytest.raises(ValueError, match="`test` must be another folder than `train`.*Leave `test` out"):
             folder_benchmark(root, other, n_experiences=1, **TENSORS)
 
@@ -271,6 +289,32 @@ def test_links_are_followed_once(tmp_path):
     (root / "dog" / "up").symlink_to(root / "dog")
     benchmark = folder_benchmark(root, n_experiences=1, test_fraction=0.5, **TENSORS)
     assert len(benchmark.train_stream[0].dataset) + len(benchmark.test_stream[0].dataset) == 4
+
+
+def test_classes_with_pictures_of_their_own_are_classes(tmp_path):
+    paths = ["cat", "cat/2019", "cat/2020", "dog", "dog/2019", "dog/2020"]
+    benchmark = folder_benchmark(tree(tmp_path / "data", *paths, count=4), n_experiences=1, **TENSORS)
+    assert class_names(benchmark).names == ("cat", "dog")
+
+
+def test_a_link_to_the_root_leads_to_no_other_class(tmp_path):
+    root = tree(tmp_path / "data", "cat", "dog")
+    (root / "cat" / "loop").symlink_to(root)
+    benchmark = folder_benchmark(root, n_experiences=1, test_fraction=0.5, **TENSORS)
+    assert len(benchmark.train_stream[0].dataset) + len(benchmark.test_stream[0].dataset) == 4
+
+
+def test_numbers_that_belong_to_a_name_stay(tmp_path):
+    folders = ["7-eleven", "2-door car", "4-door car", "Recycled", "003-owl", "1²3"]
+    benchmark = folder_benchmark(tree(tmp_path / "data", *folders), n_experiences=1, **TENSORS)
+    assert set(class_names(benchmark)) == {"7-eleven", "2-door car", "4-door car", "Recycled", "owl", "1²3"}
+
+
+def test_domains_are_one_however_they_are_written(tmp_path):
+    one, two = (unicodedata.normalize(form, ACCENTED) for form in ("NFC", "NFD"))
+    root = tree(tmp_path / "data", f"{two}/cat", f"{two}/dog", "Bar/cat", "Bar/dog")
+    benchmark = domain_folder_benchmark(root, domains=[one, "Bar"], test_fraction=0.5, **TENSORS)
+    assert len(benchmark.train_stream) == 2
 
 
 NUMBERS = [str(number) for number in range(13)]

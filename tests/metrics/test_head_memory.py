@@ -38,9 +38,9 @@ from tests.metrics.test_memory import Holder
 
 WIDTH, CLASSES = 16, 6  # of the tiny classifier
 PAIRS = len(fusion_grid())
-TABLE = 8 * (2 * PAIRS + PAIRS * PAIRS + 2)
+TABLE = 8 * (2 * PAIRS + PAIRS * PAIRS + 3)
 IN_FOLDS = KeptBytes(4 * (8 + 8 * WIDTH), 4 * 8 * WIDTH * WIDTH + TABLE)  # for one class
-IN_ONE = KeptBytes(8 + 8 * WIDTH, 8 * WIDTH * WIDTH + 16)
+IN_ONE = KeptBytes(8 + 8 * WIDTH, 8 * WIDTH * WIDTH + 24)
 PROTOTYPE = 4 * WIDTH + 8
 LEARNING = (  # what these know is weights and text
     ZeroShotHead,

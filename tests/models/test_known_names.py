@@ -11,7 +11,14 @@ from torch.optim import SGD
 from torch.utils.data import TensorDataset
 
 from avalanche_vlm.benchmarks import class_names, tensor_benchmark, with_class_names, with_validation_stream
-from avalanche_vlm.models import GaussianDiscriminantHead, ZeroShotHead
+from avalanche_vlm.models import (
+    CLIPClassifier,
+    CosineHead,
+    EmbeddingBackbone,
+    GaussianDiscriminantHead,
+    TextFeatureHead,
+    ZeroShotHead,
+)
 from avalanche_vlm.plugins import LabelSpaceCrossEntropy
 from avalanche_vlm.strategies import FineTune, GaussianDiscriminant, ZeroShot
 from avalanche_vlm.testing import TINY_CLASSES, tiny_benchmark, tiny_classifier, tiny_images
@@ -92,7 +99,7 @@ def test_it_says_how_to_map():
     # Other words for the same classes.
     model = classifier([f"a {name}" for name in NAMES])
     with pytest.raises(
-        ValueError, match=r"only the words differ.*with_class_names\(benchmark, model.class_names\)"
+        ValueError, match=r"only the words differ.*with_class_names\(benchmark, list\(model.class_names\)\)"
     ):
         STRATEGIES[kind](model).eval(benchmark.test_stream)
     STRATEGIES[kind](model).eval(with_class_names(benchmark, model.class_names).test_stream)
@@ -155,3 +162,12 @@ def test_data_without_names_pass():
     data = TensorDataset(x, y)
     plain = nc_benchmark(data, data, 3, task_labels=False, seed=0)
     STRATEGIES["FineTune"](classifier(SWAPPED)).train(plain.train_stream[0])
+
+
+def test_given_text_features_follow_their_names():
+    """As the refusal advises: model.set_classes(class_names(benchmark)), before anything is trained."""
+    features = torch.eye(3, 16)
+    for head in (TextFeatureHead(features), CosineHead(TextFeatureHead(features))):
+        model = CLIPClassifier(EmbeddingBackbone(16), head, class_names=["cat", "dog", "cow"])
+        model.set_classes(["cow", "Cat", "dog"])
+        assert model.predict(features).names == [["Cat"], ["dog"], ["cow"]]

@@ -206,7 +206,7 @@ def test_laws():
     model.head.update(*features())
     check_modes(lambda: model(features()[0]), [model])
     sums = {f"head.{name}" for name in ("fold_counts", "fold_sums", "fold_moments")}
-    sums |= {f"head.left_out_{name}" for name in ("sums", "products", "weights")}
+    sums |= {f"head.left_out_{name}" for name in ("sums", "products", "weights")} | {"head.scored_rows"}
     strategy = build()
     before = snapshot(strategy.model)
     after = run(strategy, IMAGES)
@@ -277,7 +277,7 @@ def test_each_fault_is_named():
 
 
 @pytest.mark.parametrize(
-    ("name", "n_experiences", "reached"), [("caltech101", 7, 97.0), ("oxford_pets", 5, 93.2)]
+    ("name", "n_experiences", "reached"), [("caltech101", 7, 97.0), ("oxford_pets", 5, 94.1)]
 )
 def test_on_real_features_it_beats_zero_shot(real_data, name, n_experiences, reached):
     with np.load(real_data / "clip_vitb32_features.npz", allow_pickle=False) as data:
