@@ -245,7 +245,15 @@ COMPONENTS = [
     Component(ResidualAdapter, {"reduction": 0, "ratio": 0, "seed": -1}),
     Component(
         GaussianDiscriminantHead,
-        {"zero_shot": 3, "fusion_weight": -1, "mean_prior": "some", "ridge": 0, "prior": "equal"},
+        {
+            "zero_shot": 3,
+            "fusion_weight": -1,
+            "mean_prior": "some",
+            "sketch": -1,
+            "sketch_share": 1,
+            "ridge": 0,
+            "prior": "equal",
+        },
     ),
     Component(
         RidgeRegressionHead,
