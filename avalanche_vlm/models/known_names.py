@@ -48,8 +48,8 @@ def _check_same(known: ClassNames, names: ClassNames) -> None:
         advice = (
             "If the ids mean the same classes and only the words differ, name the data by the model: "
             f"with_class_names(benchmark, list(model.class_names){some}). If these are new classes, add "
-            "their names at the end, model.set_classes([*model.class_names, ...]), and let their labels begin "
-            f"at {len(names)}."
+            "their names at the end, model.set_classes([*model.class_names, ...]), and let their labels "
+            f"begin at {len(names)}."
         )
     raise wrong_value("experience", "data whose class ids mean what the model's ids mean", got, advice)
 
