@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 from compare_features import cgil, host, parts, prepare, zero_shot
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from real_features import STREAMS, load
 from rich.progress import track
 
@@ -81,13 +82,15 @@ HEADS = {
     "zero-shot + RanPAC, 2048": lambda text, name, setup: RidgeRegressionHead(
         text, projection=projected(setup), fusion_weight=LogLinearFusion(FUSION["projected"][name])
     ),
-    "discriminant without a prior": lambda text, name, setup: GaussianDiscriminantHead(
+    "plain discriminant": lambda text, name, setup: GaussianDiscriminantHead(
         text, mean_prior="none", fusion_weight=ALONE
     ),
-    "zero-shot + that, a = 0.3": lambda text, name, setup: GaussianDiscriminantHead(
+    "zero-shot + plain discriminant, a = 0.3": lambda text, name, setup: GaussianDiscriminantHead(
         text, mean_prior="none", fusion_weight=0.3
     ),
-    "zero-shot + that, chosen": lambda text, name, setup: GaussianDiscriminantHead(text, mean_prior="none"),
+    "zero-shot + plain discriminant, chosen": lambda text, name, setup: GaussianDiscriminantHead(
+        text, mean_prior="none"
+    ),
     "discriminant, means from text": lambda text, name, setup: GaussianDiscriminantHead(
         text, fusion_weight=ALONE
     ),
@@ -97,7 +100,12 @@ HEADS = {
     ),
     "closed form, sketch": lambda text, name, setup: GaussianDiscriminantHead(text, sketch=4),
 }
-IN_SHOTS = ("nearest class mean", "zero-shot + that, a = 0.3", "closed form, means from classes", DEFAULT)
+IN_SHOTS = (
+    "nearest class mean",
+    "zero-shot + plain discriminant, a = 0.3",
+    "closed form, means from classes",
+    DEFAULT,
+)
 
 
 def closed(setup, evaluator, name, head):
@@ -251,7 +259,8 @@ def memory_figure(rows: dict[str, list[dict]], classes: dict[str, int]) -> Figur
             size = 13 if marker == "*" else 7
             style = {"marker": marker, "color": colour, "markersize": size, "capsize": 3, "linestyle": "none"}
             axis.errorbar([kept], [statistics.fmean(last)], [statistics.pstdev(last)], label=label, **style)
-        axis.set(xscale="log", xlabel="bytes kept, a class", title=name)
+        axis.set(xscale="log", xlabel="bytes kept, a class", title=name, xlim=(1e3, 1e6))
+        axis.xaxis.set_minor_formatter(NullFormatter())
     axes[0].set_ylabel("Last accuracy, %")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
     return figure
