@@ -30,7 +30,7 @@ class ClosedFormHead(FusedHead):
         zero_shot: the head that scores classes by their text; None for `ZeroShotHead`.
 
     Raises:
-        TypeError: ``zero_shot`` is no head.
+        TypeError: ``zero_shot`` is not a head.
     """
 
     _BY_CLASS: ClassVar[Mapping[str, int]] = {}
@@ -40,7 +40,7 @@ class ClosedFormHead(FusedHead):
     _STATE: tuple[str, ...] = ()
     """Further buffers that are no sums and hold nothing of data, such as text features."""
     _FIXED: ClassVar[tuple[str, ...]] = ()
-    """Arguments that say what is summed, and cannot be changed."""
+    """Arguments that say what is summed: they cannot be changed, and heads that are merged share them."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute; refuse another value of what says what is summed."""
@@ -114,10 +114,6 @@ class ClosedFormHead(FusedHead):
         """Return the rows that are summed, in float64."""
         return rounded_unit_rows(embeddings)
 
-    def _summed_by(self) -> Any:
-        """Return the arguments that change what is summed, its shape aside."""
-        return None
-
     def _check_room(self, more: int) -> None:
         total = int(self.counts.sum()) + more
         if total > MOST_ROWS:
@@ -136,9 +132,10 @@ class ClosedFormHead(FusedHead):
             got = f"one with {len(other.counts)} other names"
             raise wrong_value("other", "a head with the same class names", got)
         names = (*self._BY_CLASS, *self._SHARED)
-        if other._summed_by() != self._summed_by():
-            got = f"{other._summed_by()} in place of {self._summed_by()}"
-            raise wrong_value("other", "a head with the same arguments", got)
+        for name in self._FIXED:
+            if getattr(other, name) != getattr(self, name):
+                got = f"{name}={getattr(other, name)!r} in place of {getattr(self, name)!r}"
+                raise wrong_value("other", "a head with the same arguments", got)
         for name in names:
             if getattr(other, name).shape != getattr(self, name).shape:
                 raise wrong_value("other", "a head with the same arguments", "one with sums of another shape")

@@ -7,7 +7,6 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from typing_extensions import Self
 
 from avalanche_vlm._checked_features import check_features
 from avalanche_vlm._checks import check_choice, wrong_value
@@ -15,10 +14,7 @@ from avalanche_vlm.models.backbone import VisionLanguageBackbone
 from avalanche_vlm.models.fused_head import FusedHead
 from avalanche_vlm.models.fusion_rules import (
     FusionRule,
-    as_fusion,
     check_fusion,
-    fusion_config,
-    fusion_from_config,
 )
 from avalanche_vlm.models.heads import KeptBytes, TextHead, VisualSpace, adds_names, bytes_of_classes
 from avalanche_vlm.text import ClassNames
@@ -180,11 +176,6 @@ class DualPathHead(FusedHead):
         """Not in training: then the text is alone."""
         return not self.training and self.fusion_weight != 0
 
-    @property
-    def fusion_rule(self) -> FusionRule:
-        """How both scores are put together."""
-        return as_fusion(self.fusion_weight)
-
     def second_scores(
         self, backbone: VisionLanguageBackbone, embeddings: Tensor, raw: Tensor | None
     ) -> tuple[Tensor, Tensor]:
@@ -198,9 +189,4 @@ class DualPathHead(FusedHead):
 
     def own_config(self) -> dict[str, Any]:
         """Return the arguments, the text head aside."""
-        return {"fusion_weight": fusion_config(self.fusion_weight), "visual_space": self.visual_space}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        """Rebuild the head; a state dict fills in the prototypes."""
-        return super().from_config({**config, "fusion_weight": fusion_from_config(config["fusion_weight"])})
+        return {"visual_space": self.visual_space}

@@ -11,7 +11,12 @@ from typing_extensions import Self
 
 from avalanche_vlm._checks import check_type
 from avalanche_vlm.models.backbone import VisionLanguageBackbone
-from avalanche_vlm.models.fusion_rules import FusionRule
+from avalanche_vlm.models.fusion_rules import (
+    FusionRule,
+    as_fusion,
+    fusion_config,
+    fusion_from_config,
+)
 from avalanche_vlm.models.heads import TextHead
 from avalanche_vlm.models.parts import part_config, part_from_config
 from avalanche_vlm.models.zero_shot_head import ZeroShotHead
@@ -44,10 +49,13 @@ class FusedHead(TextHead):
         """The head that scores all classes."""
         return getattr(self, self._FIRST)
 
+    fusion_weight: Any
+    """How the two are put together, as the constructor was given it: a weight or a rule."""
+
     @property
-    @abstractmethod
     def fusion_rule(self) -> FusionRule:
         """How the two are put together."""
+        return as_fusion(self.fusion_weight)
 
     @abstractmethod
     def second_scores(
@@ -116,14 +124,16 @@ class FusedHead(TextHead):
 
     @abstractmethod
     def own_config(self) -> dict[str, Any]:
-        """Return the arguments, the first head aside."""
+        """Return the arguments, the first head and the fusion aside."""
 
     def config(self) -> dict[str, Any]:
         """Return the arguments, the first head by kind and configuration."""
-        return {self._FIRST: part_config(self.first), **self.own_config()}
+        fusion = {"fusion_weight": fusion_config(self.fusion_weight)}
+        return {self._FIRST: part_config(self.first), **fusion, **self.own_config()}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         """Rebuild the head; a state dict fills in what was learned."""
         own = {name: value for name, value in config.items() if name != cls._FIRST}
+        own["fusion_weight"] = fusion_from_config(own["fusion_weight"])
         return cls(part_from_config(config[cls._FIRST], TextHead, "head"), **own)

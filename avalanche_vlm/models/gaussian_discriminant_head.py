@@ -37,9 +37,7 @@ from avalanche_vlm.models.closed_form_head import ClosedFormHead
 from avalanche_vlm.models.fusion_rules import (
     FusionRule,
     LogLinearFusion,
-    as_fusion,
     check_fusion,
-    fusion_config,
     fusion_from_config,
 )
 from avalanche_vlm.models.heads import KeptBytes, TextHead, adds_names
@@ -233,7 +231,7 @@ class GaussianDiscriminantHead(ClosedFormHead):
         self.text = text
 
     def _add_rows(self, unit: Tensor, labels: Tensor) -> None:
-        more = exact_sums(unit, labels, self.fold_counts.shape[1], folds=len(self.fold_counts))
+        more = exact_sums(unit, labels, self.fold_counts.shape[1], folds=self.folds)
         for own, added in zip((self.fold_counts, self.fold_sums, self.fold_moments), more, strict=True):
             own.add_(added)
         if self.sketch > 0:
@@ -282,8 +280,8 @@ class GaussianDiscriminantHead(ClosedFormHead):
             )
         with torch.autocast(unit.device.type, enabled=False), in_eval_mode(self.first):
             for fold in range(self.folds):
-                if int(self._sums(fold).counts.sum()) == 0:
-                    continue
+                if int(self.fold_counts[fold].sum()) == total:
+                    continue  # no row is in another fold
                 scored, scores = self._scorer(fold, classes)
                 columns.fill_(-1)
                 columns[scored] = torch.arange(len(scored), device=scored.device)
@@ -361,7 +359,7 @@ class GaussianDiscriminantHead(ClosedFormHead):
     def fusion_rule(self) -> FusionRule:
         """How both scores are put together now."""
         if self.fusion_weight is not None:
-            return as_fusion(self.fusion_weight)
+            return super().fusion_rule
         if self.folds == 1:
             raise wrong_value(
                 "fusion_weight",
@@ -382,16 +380,15 @@ class GaussianDiscriminantHead(ClosedFormHead):
         """Return the arguments, the zero-shot head aside."""
         own: dict[str, Any] = {"mean_prior": self.mean_prior, "ridge": self.ridge, "prior": self.prior}
         own |= {"sketch": self.sketch, "sketch_share": self.sketch_share, "folds": self.folds}
-        return {"fusion_weight": fusion_config(self.fusion_weight), **own}
+        return own
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         """Rebuild the head; a state dict fills in what was counted."""
         config = {"mean_prior": "none", "folds": 1, **config}  # what there was before there were others
-        weight = fusion_from_config(config["fusion_weight"])
-        folds = config.pop("folds")
+        weight, folds = config["fusion_weight"], config.pop("folds")
         head = super().from_config({**config, "fusion_weight": None if folds > 1 else weight})
-        head.fusion_weight = weight
+        head.fusion_weight = fusion_from_config(weight)
         return head
 
     def state_of_now(self, state: dict[str, Tensor]) -> dict[str, Tensor]:

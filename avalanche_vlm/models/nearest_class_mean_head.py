@@ -7,7 +7,6 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from typing_extensions import Self
 
 from avalanche_vlm._checks import check_type, wrong_value
 from avalanche_vlm.functional.exact_sums import UNIT
@@ -16,10 +15,7 @@ from avalanche_vlm.models.closed_form_head import ClosedFormHead
 from avalanche_vlm.models.fusion_rules import (
     SECOND_ALONE,
     FusionRule,
-    as_fusion,
     check_fusion,
-    fusion_config,
-    fusion_from_config,
 )
 from avalanche_vlm.models.heads import TextHead
 
@@ -125,9 +121,6 @@ class NearestClassMeanHead(ClosedFormHead):
         self.class_counts.add_(labels.bincount(minlength=len(self.counts)))
         self.sums.index_add_(0, labels, unit)
 
-    def _summed_by(self) -> Any:
-        return self.normalise_first
-
     def _settings(self) -> Any:
         return ()
 
@@ -143,19 +136,6 @@ class NearestClassMeanHead(ClosedFormHead):
         unit = F.normalize(embeddings.float(), dim=-1)
         return classes, backbone.logit_scale.float() * (unit @ means.T)
 
-    @property
-    def fusion_rule(self) -> FusionRule:
-        """How both scores are put together."""
-        return as_fusion(self.fusion_weight)
-
     def own_config(self) -> dict[str, Any]:
-        """Return the arguments, the zero-shot head aside."""
-        return {
-            "normalise_first": self.normalise_first,
-            "fusion_weight": fusion_config(self.fusion_weight),
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        """Rebuild the head; a state dict fills in what was counted."""
-        return super().from_config({**config, "fusion_weight": fusion_from_config(config["fusion_weight"])})
+        """Return the arguments, the zero-shot head and the fusion aside."""
+        return {"normalise_first": self.normalise_first}

@@ -18,10 +18,7 @@ from avalanche_vlm.models.closed_form_head import ClosedFormHead
 from avalanche_vlm.models.fusion_rules import (
     SECOND_ALONE,
     FusionRule,
-    as_fusion,
     check_fusion,
-    fusion_config,
-    fusion_from_config,
 )
 from avalanche_vlm.models.heads import TextHead
 from avalanche_vlm.models.random_projection import RandomProjection
@@ -155,9 +152,6 @@ class RidgeRegressionHead(ClosedFormHead):
             for own, added in zip((self.class_counts, self.sums, self.second_moment), more, strict=True):
                 own.add_(added[0] if added.ndim > own.ndim else added)
 
-    def _summed_by(self) -> Any:
-        return self.projection
-
     def _settings(self) -> Any:
         return self.ridge, self.projection
 
@@ -176,26 +170,17 @@ class RidgeRegressionHead(ClosedFormHead):
             features = self.projection(features)
         return classes, self.scale * (features @ weights)
 
-    @property
-    def fusion_rule(self) -> FusionRule:
-        """How both scores are put together."""
-        return as_fusion(self.fusion_weight)
-
     def own_config(self) -> dict[str, Any]:
         """Return the arguments, the zero-shot head aside."""
         return {
             "projection": None if self.projection is None else self.projection.config(),
             "ridge": self.ridge,
             "scale": self.scale,
-            "fusion_weight": fusion_config(self.fusion_weight),
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         """Rebuild the head; a state dict fills in what was counted."""
         projection = config["projection"]
-        own = {
-            "projection": None if projection is None else RandomProjection(**projection),
-            "fusion_weight": fusion_from_config(config["fusion_weight"]),
-        }
-        return super().from_config({**config, **own})
+        made = None if projection is None else RandomProjection(**projection)
+        return super().from_config({**config, "projection": made})
