@@ -38,7 +38,7 @@ class LogLinearFusion(FusionRule):
         temperature: t, finite and at least 0; 0 leaves the second scorer alone.
 
     Raises:
-        TypeError: an argument is no number.
+        TypeError: an argument is not a number.
         ValueError: an argument is negative or not finite.
 
     >>> import torch
@@ -72,7 +72,7 @@ class ProbabilityMixture(FusionRule):
         weight: ω in [0, 1].
 
     Raises:
-        TypeError: it is no number.
+        TypeError: it is not a number.
         ValueError: it is outside [0, 1].
     """
 
@@ -97,7 +97,7 @@ class TopKRescoring(FusionRule):
         weight: how much the second scorer counts, at least 0.
 
     Raises:
-        TypeError: an argument is no number.
+        TypeError: an argument is not a number.
         ValueError: an argument is out of its range.
     """
 

@@ -263,6 +263,13 @@ class GaussianDiscriminantHead(ClosedFormHead):
         """
         if not self._waiting:
             return
+        if self.first.reads_raw_features:
+            raise wrong_value(
+                "zero_shot",
+                "a head that needs no raw features, because the weight is chosen on embeddings",
+                f"a {type(self.first).__name__} with prototypes of raw features",
+                "Give fusion_weight a number, or DualPathHead visual_space='embedding'.",
+            )
         unit, labels, hashes = self._fewest_hashes()
         self._waiting = []
         total = int(self.counts.sum())
@@ -271,13 +278,6 @@ class GaussianDiscriminantHead(ClosedFormHead):
         self.scored_rows.fill_(total)
         classes = self.counts.nonzero().flatten()
         columns = torch.full((len(self.counts),), -1, device=classes.device)
-        if self.first.reads_raw_features:
-            raise wrong_value(
-                "zero_shot",
-                "a head that needs no raw features, because the weight is chosen on embeddings",
-                f"a {type(self.first).__name__} with prototypes of raw features",
-                "Give fusion_weight a number, or DualPathHead visual_space='embedding'.",
-            )
         with torch.autocast(unit.device.type, enabled=False), in_eval_mode(self.first):
             for fold in range(self.folds):
                 if int(self.fold_counts[fold].sum()) == total:
